@@ -1,0 +1,233 @@
+//! What the webhook has in its caches, looked up once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde_json::Value;
+use whichpod_injection::{Facts, Options};
+
+use super::installed::{Installed, installed};
+use super::request::Cluster;
+use crate::ask::{OptionFlags, base_options};
+use crate::exit::{Exit, Failure};
+
+/// The first minor version of Kubernetes 1 with native sidecars.
+const NATIVE_SINCE: u32 = 29;
+
+/// From here on every kubelet has them: it may be three minor versions older than its API server.
+const NATIVE_EVERYWHERE_SINCE: u32 = NATIVE_SINCE + 3;
+
+/// What is known of a cluster.
+pub struct Known {
+    /// Services and namespaces.
+    pub facts: Facts,
+    /// Every Service as it is.
+    pub services: Vec<Value>,
+    /// What the operator decided.
+    pub options: Options,
+    /// Whether a webhook (and with it the controller that makes headless twins) is installed, where that is known.
+    pub installed: Option<bool>,
+    /// What could not be found out, to be told.
+    pub notes: Vec<String>,
+}
+
+/// Looks up what decides about workloads in these namespaces; `text` is everything that they say.
+///
+/// # Errors
+/// If the cluster cannot be reached, or the options are wrong. What is refused becomes a note.
+pub async fn known(
+    cluster: &Cluster,
+    namespaces: &BTreeSet<String>,
+    text: &str,
+    flags: &OptionFlags,
+) -> Result<Known, Failure> {
+    let mut notes = Vec::new();
+    let (options, installed) = options(cluster, flags, &mut notes).await?;
+    let (mut facts, services) = services(cluster, namespaces, &mut notes).await?;
+    for name in namespaces {
+        // One that does not exist may come with the same manifests.
+        let namespace = allowed(cluster.get("/api/v1/namespaces", name).await, &mut notes)?;
+        if let Some(namespace) = namespace.flatten() {
+            facts.put_namespace(&namespace);
+        }
+    }
+    count_endpoints(cluster, &services, namespaces, text, &mut facts).await?;
+    Ok(Known { facts, services, options, installed, notes })
+}
+
+async fn options(
+    cluster: &Cluster,
+    flags: &OptionFlags,
+    notes: &mut Vec<String>,
+) -> Result<(Options, Option<bool>), Failure> {
+    let installed = installed(cluster).await?;
+    let is_installed = match &installed {
+        Installed::Yes(_) => Some(true),
+        Installed::No => Some(false),
+        Installed::Unknown(_) => None,
+    };
+    let (options, native_is_said) = match (flags.of_file()?, installed) {
+        (Some(options), _) => (options, false),
+        (None, Installed::Yes(said)) => (said.options, said.native_sidecars),
+        (None, Installed::No) => (base_options(), false),
+        (None, Installed::Unknown(why)) => {
+            notes.push(format!(
+                "the options of an installed webhook are not known ({why}); the defaults are taken, or give --options FILE"
+            ));
+            (base_options(), false)
+        }
+    };
+    let mut options = flags.lay_over(options)?;
+    if !native_is_said {
+        options.native_sidecars &= native_sidecars(cluster, notes).await?;
+    }
+    if options.cluster_dns.is_empty() {
+        let dns = cluster.get("/api/v1/namespaces/kube-system/services", "kube-dns").await;
+        let dns = allowed(dns, &mut Vec::new())?.flatten();
+        options.cluster_dns = dns.map(|service| addresses(&service)).unwrap_or_default();
+    }
+    Ok((options, is_installed))
+}
+
+/// Whether API server and kubelets know native sidecars, by the webhook's rule.
+async fn native_sidecars(cluster: &Cluster, notes: &mut Vec<String>) -> Result<bool, Failure> {
+    let version = allowed(cluster.get("", "version").await, notes)?.flatten().unwrap_or_default();
+    let minor = minor(&version["major"], &version["minor"]).unwrap_or(0);
+    if !(NATIVE_SINCE..NATIVE_EVERYWHERE_SINCE).contains(&minor) {
+        return Ok(minor >= NATIVE_SINCE);
+    }
+    let mut oldest = u32::MAX;
+    let mut look = |node: Value| {
+        let version = node["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or_default();
+        oldest = oldest.min(minor_of_kubelet(version).unwrap_or(0));
+    };
+    // A kubelet that does not know them would never start the pod's other containers.
+    let listed = allowed(cluster.list("/api/v1/nodes", None, &mut look).await, notes)?;
+    Ok(listed.is_some() && oldest >= NATIVE_SINCE)
+}
+
+/// All Services, or those of the namespaces where nobody may see all.
+async fn services(
+    cluster: &Cluster,
+    namespaces: &BTreeSet<String>,
+    notes: &mut Vec<String>,
+) -> Result<(Facts, Vec<Value>), Failure> {
+    let mut services = Vec::new();
+    let mut facts = Facts::complete();
+    match cluster.list("/api/v1/services", None, &mut |service| services.push(service)).await {
+        Err(failure) if failure.exit == Exit::NoPermission => {
+            services.clear();
+            facts = Facts::unknown();
+            for namespace in namespaces {
+                let collection = format!("/api/v1/namespaces/{namespace}/services");
+                let listed = cluster.list(&collection, None, &mut |service| services.push(service)).await;
+                allowed(listed, notes)?;
+            }
+        }
+        listed => listed?,
+    }
+    for service in &services {
+        facts.put_service(service);
+    }
+    Ok((facts, services))
+}
+
+/// Counts endpoints where it can matter: in the workloads' namespaces, and in those that they name (`db.shared`).
+async fn count_endpoints(
+    cluster: &Cluster,
+    services: &[Value],
+    namespaces: &BTreeSet<String>,
+    text: &str,
+    facts: &mut Facts,
+) -> Result<(), Failure> {
+    let of_services = services.iter().filter_map(|service| service["metadata"]["namespace"].as_str());
+    let named: BTreeSet<&str> =
+        of_services.filter(|name| namespaces.contains(*name) || text.contains(&format!(".{name}"))).collect();
+    for namespace in named {
+        let mut counts: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        let mut count = |slice: Value| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let service = text(&slice["metadata"]["labels"]["kubernetes.io/service-name"]);
+            let family = counts.entry(service).or_default().entry(text(&slice["addressType"])).or_default();
+            *family += slice["endpoints"].as_array().map_or(0, Vec::len);
+        };
+        let collection = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+        // Without the numbers every Service is taken for a small one.
+        if allowed(cluster.list(&collection, None, &mut count).await, &mut Vec::new())?.is_none() {
+            continue;
+        }
+        let own: Vec<String> = facts.services(namespace).map(|service| service.name.clone()).collect();
+        for name in own {
+            // A pod with two addresses is in a slice of each family.
+            let endpoints = counts.get(&name).and_then(|families| families.values().max()).copied();
+            facts.count_endpoints(namespace, &name, endpoints.unwrap_or(0));
+        }
+    }
+    Ok(())
+}
+
+/// Turns a refusal into a note.
+fn allowed<T>(result: Result<T, Failure>, notes: &mut Vec<String>) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(failure) if failure.exit == Exit::NoPermission => {
+            notes.push(failure.message);
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The minor version of Kubernetes 1; vendors append signs to it (`29+`). Later major versions know everything.
+fn minor(major: &Value, minor: &Value) -> Option<u32> {
+    let number = |value: &Value| leading_number(value.as_str()?);
+    match number(major)? {
+        0 => Some(0),
+        1 => number(minor),
+        _ => Some(u32::MAX),
+    }
+}
+
+/// `v1.29.4-gke.100`
+fn minor_of_kubelet(version: &str) -> Option<u32> {
+    let mut parts = version.strip_prefix('v')?.split('.');
+    minor(&Value::from(parts.next()?), &Value::from(parts.next()?))
+}
+
+fn leading_number(text: &str) -> Option<u32> {
+    let end = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
+    text[..end].parse().ok()
+}
+
+fn addresses(service: &Value) -> Vec<IpAddr> {
+    let all = service["spec"]["clusterIPs"].as_array().into_iter().flatten();
+    all.filter_map(|address| address.as_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn versions_of_every_vendor_are_understood() {
+        let of = |major: &str, of_minor: &str| minor(&json!(major), &json!(of_minor));
+        assert_eq!(of("1", "35"), Some(35));
+        assert_eq!(of("1", "28+"), Some(28));
+        assert_eq!(of("2", "0"), Some(u32::MAX));
+        assert_eq!((of("1", ""), minor(&json!(null), &json!(null))), (None, None));
+        assert_eq!(minor_of_kubelet("v1.28.15-eks-94953ac"), Some(28));
+        assert_eq!((minor_of_kubelet("v1.30+k3s"), minor_of_kubelet("unknown")), (Some(30), None));
+    }
+
+    #[test]
+    fn the_dns_servers_are_the_addresses_of_kube_dns() {
+        let addresses = |spec: Value| addresses(&json!({"spec": spec}));
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(
+            addresses(json!({"clusterIP": "10.0.0.10", "clusterIPs": ["10.0.0.10", "fd00::a"]})),
+            [address("10.0.0.10"), address("fd00::a")]
+        );
+        assert_eq!(addresses(json!({"clusterIP": "None", "clusterIPs": ["None"]})), Vec::<IpAddr>::new());
+    }
+}

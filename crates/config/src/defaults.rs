@@ -1,0 +1,68 @@
+//! What holds where nobody says anything.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::names;
+use crate::types::{AccessLog, Dns, Limits, LogFilter, Retry, RetryOn, Shutdown, Timeouts};
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            request: None,
+            idle: None,
+            head: Some(Duration::from_secs(10)),
+            downstream_idle: Some(Duration::from_secs(60 * 60)),
+            // Below the 5 s after which common servers (Node, gunicorn, Apache) close.
+            upstream_idle: Duration::from_secs(4),
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            on: vec![RetryOn::ConnectFailure, RetryOn::RefusedStream],
+            status_codes: Vec::new(),
+            attempts: 2,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head_bytes: 60 * 1024, headers: 100 }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            resolv_conf: PathBuf::from(names::DEFAULT_RESOLV_CONF),
+            cluster_domain: None,
+            namespace: None,
+            refresh_floor: Duration::from_secs(1),
+            refresh_cap: Duration::from_secs(30),
+            hold_empty: Duration::from_secs(5),
+            allow_loopback: false,
+        }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self {
+            format: names::DEFAULT_LOG_FORMAT.to_owned(),
+            path: Some(PathBuf::from(names::DEFAULT_ACCESS_LOG)),
+            filter: LogFilter::default(),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { grace_period: names::DEFAULT_GRACE_PERIOD, native_sidecar: false }
+    }
+}

@@ -1,0 +1,162 @@
+//! Hashes that are the same in every version and on every machine: they are stored in clusters and compared later.
+//! They tell change from no change; nothing secret or hostile depends on them.
+
+use serde_json::Value;
+
+use crate::quantity::Quantity;
+
+/// 64-bit FNV-1a (draft-eastlake-fnv).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fnv(u64);
+
+impl Fnv {
+    pub(crate) fn new() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Takes in bytes and a mark after them, so that `ab`,`c` and `a`,`bc` differ.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().chain([&0xff]) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    pub(crate) fn finish(self) -> u64 {
+        self.0
+    }
+}
+
+/// The hash of one text.
+pub(crate) fn of_text(text: &str) -> u64 {
+    let mut hash = Fnv::new();
+    hash.feed(text.as_bytes());
+    hash.finish()
+}
+
+/// The hash of a pod template as the API server understands it: the order of keys, and fields that only say what
+/// is the default anyway, don't count. So a manifest and what the API server makes of it hash alike.
+pub(crate) fn of_template(template: &Value) -> u64 {
+    let mut hash = Fnv::new();
+    feed(&mut hash, template, false);
+    hash.finish()
+}
+
+/// 16 hexadecimal digits.
+pub(crate) fn hex(hash: u64) -> String {
+    format!("{hash:016x}")
+}
+
+fn feed(hash: &mut Fnv, value: &Value, resources: bool) {
+    match value {
+        Value::Null => hash.feed(b"null"),
+        Value::Bool(flag) => hash.feed(if *flag { b"true" } else { b"false" }),
+        Value::Number(number) => hash.feed(number.to_string().as_bytes()),
+        Value::String(text) => match Quantity::parse(text).filter(|_| resources) {
+            Some(quantity) => hash.feed(&quantity.0.to_be_bytes()),
+            None => hash.feed(text.as_bytes()),
+        },
+        Value::Array(items) => {
+            hash.feed(b"[");
+            items.iter().for_each(|item| feed(hash, item, resources));
+            hash.feed(b"]");
+        }
+        Value::Object(members) => {
+            let pod_spec = members.contains_key("containers");
+            let mut members: Vec<_> =
+                members.iter().filter(|(key, value)| !is_default(key, value, pod_spec)).collect();
+            members.sort_unstable_by_key(|(key, _)| *key);
+            hash.feed(b"{");
+            for (key, value) in members {
+                hash.feed(key.as_bytes());
+                feed(hash, value, resources || key == "resources");
+            }
+            hash.feed(b"}");
+        }
+    }
+}
+
+/// Whether a member says no more than its absence (`k8s.io/kubernetes/pkg/apis/core/v1/defaults.go`).
+fn is_default(key: &str, value: &Value, pod_spec: bool) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.iter().all(|(key, value)| is_default(key, value, false)),
+        Value::Bool(false) => {
+            matches!(key, "hostNetwork" | "hostPID" | "hostIPC" | "stdin" | "stdinOnce" | "tty" | "readOnly")
+        }
+        Value::Bool(true) => false,
+        Value::Number(number) => matches!(
+            (key, number.as_i64()),
+            ("terminationGracePeriodSeconds", Some(30))
+                | ("timeoutSeconds" | "successThreshold", Some(1))
+                | ("periodSeconds", Some(10))
+                | ("failureThreshold", Some(3))
+                | ("defaultMode", Some(420))
+        ),
+        Value::String(text) => match key {
+            // The default depends on the image's tag; what the sidecar needs doesn't depend on it.
+            "imagePullPolicy" => text != "Never",
+            // A copy of `serviceAccountName` under its old name.
+            "serviceAccount" => true,
+            "restartPolicy" => pod_spec && text == "Always",
+            _ => matches!(
+                (key, text.as_str()),
+                ("protocol", "TCP")
+                    | ("scheme", "HTTP")
+                    | ("path", "/")
+                    | ("apiVersion", "v1")
+                    | ("divisor", "0")
+                    | ("dnsPolicy", "ClusterFirst")
+                    | ("schedulerName", "default-scheduler")
+                    | ("terminationMessagePath", "/dev/termination-log")
+                    | ("terminationMessagePolicy", "File")
+            ),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn stored_hashes_stay_valid_in_later_versions() {
+        // FNV-1a of "a" with the mark 0xff; changing the algorithm would roll every workload once.
+        assert_eq!(hex(of_text("a")), "089bc907b544c769");
+        assert_eq!(hex(of_template(&json!({"b": [1, "x"], "a": true}))), "b56ddd6d6d815f50");
+    }
+
+    #[test]
+    fn a_manifest_and_what_the_api_server_makes_of_it_hash_alike() {
+        let written = json!({"metadata": {"labels": {"app": "nginx"}}, "spec": {"containers": [
+            {"name": "nginx", "image": "nginx:1.27", "ports": [{"containerPort": 80}],
+             "resources": {"limits": {"cpu": "0.5"}},
+             "readinessProbe": {"httpGet": {"port": 80}}}]}});
+        let stored = json!({"spec": {"terminationGracePeriodSeconds": 30, "securityContext": {}, "restartPolicy": "Always",
+            "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler", "containers": [
+            {"image": "nginx:1.27", "name": "nginx", "imagePullPolicy": "IfNotPresent",
+             "ports": [{"containerPort": 80, "protocol": "TCP"}], "resources": {"limits": {"cpu": "500m"}},
+             "readinessProbe": {"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1,
+                "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3},
+             "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}]},
+            "metadata": {"creationTimestamp": null, "labels": {"app": "nginx"}}});
+        assert_eq!(of_template(&written), of_template(&stored));
+    }
+
+    #[test]
+    fn every_real_change_of_a_template_is_noticed() {
+        let base =
+            json!({"spec": {"restartPolicy": "Always", "containers": [{"name": "a", "image": "a:1"}]}});
+        for changed in [
+            json!({"spec": {"containers": [{"name": "a", "image": "a:2"}]}}),
+            json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "a:1"}]}}),
+            json!({"spec": {"containers": [{"name": "a", "image": "a:1", "restartPolicy": "Always"}]}}),
+            json!({"spec": {"hostNetwork": true, "containers": [{"name": "a", "image": "a:1"}]}}),
+            json!({"spec": {"enableServiceLinks": false, "containers": [{"name": "a", "image": "a:1"}]}}),
+            json!({"spec": {"containers": [{"name": "a", "image": "a:1"}, {"name": "b", "image": "a:1"}]}}),
+        ] {
+            assert_ne!(of_template(&base), of_template(&changed), "{changed}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Reading raw JSON that may have any shape.
+
+use serde_json::{Map, Value};
+
+/// The string at a JSON Pointer (RFC 6901).
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer)?.as_str()
+}
+
+/// The elements of the array at a JSON Pointer; none if there is no array.
+pub(crate) fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// The members of the object at a JSON Pointer.
+pub(crate) fn members<'a>(value: &'a Value, pointer: &str) -> Option<&'a Map<String, Value>> {
+    value.pointer(pointer)?.as_object()
+}
+
+/// The member of the object at a JSON Pointer, for keys that hold a slash.
+pub(crate) fn member<'a>(value: &'a Value, pointer: &str, key: &str) -> Option<&'a Value> {
+    members(value, pointer)?.get(key)
+}
+
+/// Whether a boolean is there and true.
+pub(crate) fn is_true(value: &Value, pointer: &str) -> bool {
+    value.pointer(pointer).and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// A port number from a number or from its decimal text; 1 to 65535.
+pub(crate) fn port(value: &Value) -> Option<u16> {
+    let number = match value {
+        Value::Number(number) => number.as_u64().and_then(|n| u16::try_from(n).ok()),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    number.filter(|port| *port != 0)
+}
+
+/// One token of a JSON Pointer, escaped: `~` first, then `/` (RFC 6901 section 3).
+pub(crate) fn escape(token: &str) -> String {
+    token.replace('~', "~0").replace('/', "~1")
+}
+
+/// The inverse of [`escape`].
+pub(crate) fn unescape(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn any_shape_is_read_without_a_panic() {
+        for value in [json!(null), json!("x"), json!([1]), json!({"a": null}), json!({"a": {"b": 7}})] {
+            assert_eq!(text(&value, "/a/b"), None);
+            assert!(items(&value, "/a").is_empty());
+            assert!(!is_true(&value, "/a/b"));
+            assert!(member(&value, "/a", "x/y").is_none());
+        }
+        assert_eq!(port(&json!(80)), Some(80));
+        assert_eq!(port(&json!("8080")), Some(8080));
+        for no_port in [json!(0), json!(65536), json!(-1), json!("http"), json!(null), json!(1.5)] {
+            assert_eq!(port(&no_port), None);
+        }
+    }
+
+    #[test]
+    fn keys_with_slashes_and_tildes_survive_a_pointer() {
+        assert_eq!(escape("a/b~c"), "a~1b~0c");
+        assert_eq!(unescape(&escape("~1/~0")), "~1/~0");
+    }
+}

@@ -1,0 +1,313 @@
+//! Bodies in both directions: streamed, counted, and watched for how they end.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::error::{Broken, Failure};
+use crate::exchange::Exchange;
+use crate::headers::forbidden_in_trailers;
+use crate::upstream_connection::UpstreamConnection;
+
+/// How long what a client still sends is read and thrown away after its response, so that it gets to read
+/// the response instead of a reset.
+pub const LINGER: Duration = Duration::from_secs(5);
+
+/// How far a request's body has come, readable while hyper owns the body.
+#[derive(Debug, Default)]
+pub struct BodyProgress {
+    /// Bytes read from the client.
+    pub bytes: Cell<u64>,
+    /// When the last byte was read.
+    pub ended: Cell<Option<Instant>>,
+    /// Why the body ended badly.
+    pub failure: Cell<Option<Failure>>,
+    /// When bytes last moved, for the idle timeout.
+    pub moved: Cell<Option<Instant>>,
+    /// The client sends nothing before it is told to.
+    pub expects_continue: Cell<bool>,
+}
+
+impl BodyProgress {
+    /// True once nothing more of the body will come.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.ended.get().is_some() || self.failure.get().is_some()
+    }
+}
+
+/// A request's body on its way to a pod.
+pub struct RequestBody(Option<Streamed>);
+
+struct Streamed {
+    /// Taken only by `drop`.
+    incoming: Option<Incoming>,
+    progress: Rc<BodyProgress>,
+}
+
+impl RequestBody {
+    /// No body.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self(None)
+    }
+
+    /// The client's body, which tells `progress` about itself.
+    #[must_use]
+    pub fn new(incoming: Incoming, progress: Rc<BodyProgress>) -> Self {
+        Self(Some(Streamed { incoming: Some(incoming), progress }))
+    }
+}
+
+impl RequestBody {
+    fn incoming(&self) -> Option<&Incoming> {
+        self.0.as_ref()?.incoming.as_ref()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(Streamed { incoming: Some(incoming), progress }) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    progress.bytes.set(progress.bytes.get() + data.len() as u64);
+                    progress.moved.set(Some(Instant::now()));
+                }
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_forbidden_trailers(trailers);
+                }
+                if incoming.is_end_stream() {
+                    progress.ended.set(Some(Instant::now()));
+                }
+            }
+            Some(Err(error)) => {
+                let malformed = !error.is_incomplete_message() && is_malformed(error);
+                let failure = if malformed { Failure::BadRequestBody } else { Failure::ClientGone };
+                progress.failure.set(Some(failure));
+            }
+            None => progress.ended.set(Some(Instant::now())),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        let progress = &self.progress;
+        // Who waits for "100 Continue" has sent nothing, and reading would ask for it.
+        let asked_for = progress.moved.get().is_some() || !progress.expects_continue.get();
+        if let (false, true, Some(incoming)) = (progress.is_over(), asked_for, self.incoming.take()) {
+            crate::worker::spawn(throw_away(incoming, Rc::clone(progress)));
+        }
+    }
+}
+
+/// Reads what the client still sends although nobody wants it: left unread, closing the socket would reset
+/// the connection under the answer.
+async fn throw_away(mut incoming: Incoming, progress: Rc<BodyProgress>) {
+    let until_end = async {
+        while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx)).await {}
+        progress.ended.set(Some(Instant::now()));
+    };
+    let _ = tokio::time::timeout(LINGER, until_end).await;
+}
+
+/// A response's body on its way to the client; writes the request's line when it ends.
+pub enum ResponseBody {
+    /// Made here.
+    Local(Option<Bytes>, Box<Exchange>),
+    /// A pod's.
+    Pod(PodBody),
+}
+
+/// What a pod sends, and the connection it comes over.
+pub struct PodBody {
+    incoming: Incoming,
+    /// `None` once a task of its own drives it, or once it went back to the pool.
+    connection: Option<Box<UpstreamConnection>>,
+    exchange: Box<Exchange>,
+    ended: bool,
+    /// How it ended, still to be told.
+    broken: Option<Broken>,
+}
+
+impl ResponseBody {
+    /// The text of a locally made error.
+    #[must_use]
+    pub fn local(text: String, exchange: Box<Exchange>) -> Self {
+        Self::Local(Some(text.into()), exchange)
+    }
+
+    /// A pod's body. While the client is still sending its request, a task of its own drives the connection,
+    /// so that neither direction has to wait for the other.
+    #[must_use]
+    pub fn pod(incoming: Incoming, connection: Box<UpstreamConnection>, exchange: Box<Exchange>) -> Self {
+        let mut body = PodBody { incoming, connection: None, exchange, ended: false, broken: None };
+        if body.exchange.request_is_complete() {
+            body.connection = Some(connection);
+            if body.incoming.is_end_stream() {
+                body.end(None);
+            }
+        } else {
+            body.exchange.drive_apart(connection);
+        }
+        Self::Pod(body)
+    }
+}
+
+impl PodBody {
+    /// The response is complete, or broken.
+    fn end(&mut self, broken: Option<Broken>) {
+        self.ended = true;
+        match (self.connection.take(), broken) {
+            (Some(connection), None) => self.exchange.give_back(connection),
+            (connection, _) => drop(connection),
+        }
+        self.exchange.end(broken);
+    }
+
+    /// The response is broken off. hyper drops what it has not sent yet when a body fails, be it the head of the
+    /// response: it hears of the failure one turn later, when it has sent what it has.
+    fn break_off<T>(&mut self, broken: Broken, cx: &Context<'_>) -> Poll<T> {
+        if self.exchange.ends_with_connection(&self.incoming) {
+            // Its client must not take it for whole.
+            self.exchange.downstream.reset();
+        }
+        self.end(Some(broken));
+        self.broken = Some(broken);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(connection) = &mut self.connection else {
+            return Pin::new(&mut self.incoming).poll_frame(cx);
+        };
+        // hyper hands a frame over only to a body that was polled before, so: poll, drive, poll. Frames come from
+        // the driver alone, and that is woken by `cx`: another waker would have this task run twice.
+        let idle = &mut Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(idle) {
+            return Poll::Ready(frame);
+        }
+        connection.drive(cx);
+        Pin::new(&mut self.incoming).poll_frame(idle)
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.ended {
+            return Poll::Ready(self.broken.take().map(Err));
+        }
+        match self.poll_incoming(cx) {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.exchange.sent(data.len());
+                }
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_forbidden_trailers(trailers);
+                    self.exchange.response_trailers(trailers);
+                }
+                if self.incoming.is_end_stream() {
+                    self.end(None);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.end(None);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let broken =
+                    if is_malformed(&error) { Broken::UpstreamProtocol } else { Broken::UpstreamClosed };
+                self.break_off(broken, cx)
+            }
+            Poll::Pending => match self.exchange.interrupted(cx) {
+                Some(failure) => {
+                    let broken = match failure {
+                        Failure::RequestTimeout => Broken::Timeout,
+                        Failure::StreamIdle | Failure::RequestIdle => Broken::Idle,
+                        _ => Broken::ClientGone,
+                    };
+                    self.break_off(broken, cx)
+                }
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut *self {
+            Self::Local(text, exchange) => Poll::Ready(text.take().map(|text| {
+                exchange.sent(text.len());
+                exchange.end(None);
+                Ok(Frame::data(text))
+            })),
+            Self::Pod(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Local(text, _) => text.is_none(),
+            Self::Pod(body) => body.ended && body.broken.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Local(text, _) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Self::Pod(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+/// True if the bytes of the body themselves are wrong, rather than the connection they came over.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return matches!(io.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
+        }
+        source = cause.source();
+    }
+    false
+}
+
+fn strip_forbidden_trailers(trailers: &mut http::HeaderMap) {
+    let forbidden: Vec<_> = trailers.keys().filter(|name| forbidden_in_trailers(name)).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+}

@@ -1,0 +1,93 @@
+//! A client's connection: HTTP/1.0 and HTTP/1.1, one request after another.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::StatusCode;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use whichpod_access_log::{Flags, Record};
+
+use crate::body::LINGER;
+use crate::io::{Downstream, DownstreamIo, Phase};
+use crate::proxy;
+use crate::site::Site;
+use crate::worker::Worker;
+
+/// Serves one connection until either side ends it.
+pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, stream: TcpStream, downstream: Rc<Downstream>) {
+    let io = TokioIo::new(DownstreamIo::new(stream, Rc::clone(&downstream), Arc::clone(&site)));
+    let service = {
+        let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
+        service_fn(move |request| {
+            proxy::handle(Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream), request)
+        })
+    };
+    let limits = site.config.limits;
+    let mut builder = http1::Builder::new();
+    builder.auto_date_header(false);
+    // The first ends a head that does not end, the second refuses one that came in one piece.
+    builder.max_buf_size(limits.head_bytes.max(8192)).max_header_size(limits.head_bytes);
+    if limits.headers != 100 {
+        // hyper's own default is 100 too, and costs no allocation a head.
+        builder.max_headers(limits.headers);
+    }
+    let mut connection = builder.serve_connection(io, service);
+    if let Err(error) = Pin::new(&mut connection).await
+        && let Some(line) = refused_head(&error, &downstream, &site)
+    {
+        site.stats.ended(line.status, line.flags, line.duration);
+        worker.write_line(&line);
+        if line.status.is_some() {
+            linger(connection.into_parts().io.into_inner()).await;
+        }
+    }
+}
+
+/// Reads what still comes after a refusal: left unread, closing the socket would reset the connection under it.
+async fn linger(mut io: DownstreamIo) {
+    let mut unread = vec![0; 8192];
+    let until_end = async { while io.read(&mut unread).await.is_ok_and(|count| count > 0) {} };
+    let _ = tokio::time::timeout(LINGER, until_end).await;
+}
+
+/// What hyper answers by itself; nothing to the preface of HTTP/2.
+fn answered(error: &hyper::Error) -> Option<StatusCode> {
+    if error.is_parse_version_h2() {
+        None
+    } else if !error.is_parse_too_large() {
+        Some(StatusCode::BAD_REQUEST)
+    } else if error.to_string() == "URI too long" {
+        Some(StatusCode::URI_TOO_LONG)
+    } else {
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    }
+}
+
+/// The line of a head that never became a request: hyper answered it, or its time was over.
+fn refused_head(error: &hyper::Error, downstream: &Downstream, site: &Site) -> Option<Record> {
+    let (phase, since) = downstream.phase();
+    let (status, flags, details) = if error.is_parse() {
+        (answered(error), Flags::DOWNSTREAM_PROTOCOL, "http1.codec_error")
+    } else if downstream.is_expired() && phase == Phase::Head {
+        (None, Flags::STREAM_IDLE, "request_header_timeout")
+    } else {
+        return None;
+    };
+    let mut record = Record::new(SystemTime::now());
+    record.status = status;
+    record.flags = flags;
+    record.details = Some(details.into());
+    record.duration = Instant::now() - since;
+    record.upstream = Some(Arc::clone(&site.config.name));
+    record.downstream_remote = Some(downstream.remote);
+    record.downstream_local = Some(downstream.local);
+    record.connection_id = Some(downstream.id);
+    Some(record)
+}

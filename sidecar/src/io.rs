@@ -1,0 +1,309 @@
+//! Sockets that count: what was read decides whether a request may be sent again, and when a head began.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::body::BodyProgress;
+use crate::site::Site;
+
+/// What a client's connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Between requests.
+    Idle,
+    /// The first byte of a head has come, the rest has not.
+    Head,
+    /// A request is running.
+    Busy,
+}
+
+/// A client's connection, as its requests and the worker's sweep see it.
+#[derive(Debug)]
+pub struct Downstream {
+    /// Number of the connection in this process.
+    pub id: u64,
+    /// The client.
+    pub remote: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    phase: Cell<Phase>,
+    since: Cell<Instant>,
+    expired: Cell<bool>,
+    reset: Cell<bool>,
+    /// The last request's body, which may go on after its response.
+    body: RefCell<Option<Rc<BodyProgress>>>,
+    reader: RefCell<Option<Waker>>,
+}
+
+impl Downstream {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn new(id: u64, remote: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            id,
+            remote,
+            local,
+            phase: Cell::new(Phase::Idle),
+            since: Cell::new(Instant::now()),
+            expired: Cell::new(false),
+            reset: Cell::new(false),
+            body: RefCell::new(None),
+            reader: RefCell::new(None),
+        }
+    }
+
+    /// What the connection is doing, and since when.
+    #[must_use]
+    pub fn phase(&self) -> (Phase, Instant) {
+        let arriving = self.body.borrow().as_ref().is_some_and(|body| !body.is_over());
+        (if arriving { Phase::Busy } else { self.phase.get() }, self.since.get())
+    }
+
+    /// A head is complete; returns when its first byte came.
+    pub fn begin_request(&self) -> Instant {
+        // A pipelined head came with the bytes before it: its time starts now.
+        let started = match self.phase.replace(Phase::Busy) {
+            Phase::Head => self.since.get(),
+            Phase::Idle | Phase::Busy => Instant::now(),
+        };
+        self.since.set(started);
+        self.body.take();
+        started
+    }
+
+    /// The response is complete: the connection is idle from now on, or once the request's body is.
+    pub fn end_request(&self, now: Instant, body: Option<Rc<BodyProgress>>) {
+        self.phase.set(Phase::Idle);
+        self.since.set(now);
+        self.body.replace(body);
+    }
+
+    /// Ends the connection at its next read, which is made to happen now.
+    pub fn expire(&self) {
+        self.expired.set(true);
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    /// Lets the connection end with a reset (RST) instead of an orderly end (FIN).
+    pub fn reset(&self) {
+        self.reset.set(true);
+    }
+
+    /// True once [`Self::expire`] was called.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.expired.get()
+    }
+}
+
+/// A client's socket.
+pub struct DownstreamIo {
+    stream: TcpStream,
+    connection: Rc<Downstream>,
+    site: Arc<Site>,
+    /// The client does not take what is there for it.
+    blocked: Cell<bool>,
+}
+
+impl DownstreamIo {
+    /// Tells `connection` about everything that is read from `stream`, and counts for `site` whether writing waits.
+    #[must_use]
+    pub fn new(stream: TcpStream, connection: Rc<Downstream>, site: Arc<Site>) -> Self {
+        Self { stream, connection, site, blocked: Cell::new(false) }
+    }
+
+    fn set_blocked(&self, blocked: bool) {
+        if self.blocked.replace(blocked) != blocked {
+            let count = &self.site.stats.downstream_blocked;
+            if blocked {
+                count.fetch_add(1, Relaxed)
+            } else {
+                count.fetch_sub(1, Relaxed)
+            };
+        }
+    }
+}
+
+impl Drop for DownstreamIo {
+    fn drop(&mut self) {
+        self.set_blocked(false);
+        if self.connection.reset.get() {
+            // It can fail only if the connection is gone already.
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for DownstreamIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.connection.is_expired() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                if buf.filled().len() > before && self.connection.phase().0 == Phase::Idle {
+                    self.connection.phase.set(Phase::Head);
+                    self.connection.since.set(Instant::now());
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                let mut reader = self.connection.reader.borrow_mut();
+                if !reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    *reader = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Bytes read and written on an upstream connection, readable while hyper owns the socket.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    read: Cell<u64>,
+    written: Cell<u64>,
+    refused: Cell<bool>,
+}
+
+impl Traffic {
+    /// Bytes read so far.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.read.get()
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written.get()
+    }
+
+    /// True once the pod has refused to read more: the connection is of no use to another request.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.refused.get()
+    }
+}
+
+/// A socket to a pod.
+pub struct UpstreamIo {
+    stream: TcpStream,
+    traffic: Rc<Traffic>,
+}
+
+impl UpstreamIo {
+    /// Counts what goes over `stream` in `traffic`.
+    #[must_use]
+    pub fn new(stream: TcpStream, traffic: Rc<Traffic>) -> Self {
+        Self { stream, traffic }
+    }
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        let count = (buf.filled().len() - before) as u64;
+        self.traffic.read.set(self.traffic.read.get() + count);
+        Poll::Ready(result)
+    }
+}
+
+/// Up to this many bytes are copied together: one `send` costs less than one `writev`.
+const SMALL: usize = 2048;
+
+/// Copies small writes into one; `None` if they are not small.
+fn join(bufs: &[io::IoSlice<'_>], joined: &mut [u8; SMALL]) -> Option<usize> {
+    let mut length = 0;
+    for buf in bufs {
+        joined.get_mut(length..length + buf.len())?.copy_from_slice(buf);
+        length += buf.len();
+    }
+    Some(length)
+}
+
+/// Writes go to the socket unchanged; `$after` makes of each its result, and hears how many bytes were offered.
+macro_rules! pass_writes_on {
+    ($io:ty, $after:expr) => {
+        impl AsyncWrite for $io {
+            fn poll_write(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+                $after(&*self, polled, buf.len())
+            }
+
+            fn poll_write_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                let mut joined = [0; SMALL];
+                let polled = match join(bufs, &mut joined) {
+                    Some(length) => Pin::new(&mut self.stream).poll_write(cx, &joined[..length]),
+                    None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+                };
+                $after(&*self, polled, bufs.iter().map(|buf| buf.len()).sum())
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                self.stream.is_write_vectored()
+            }
+
+            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.stream).poll_flush(cx)
+            }
+
+            fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.stream).poll_shutdown(cx)
+            }
+        }
+    };
+}
+
+type Written = Poll<io::Result<usize>>;
+
+pass_writes_on!(DownstreamIo, |io: &DownstreamIo, polled: Written, _: usize| {
+    io.set_blocked(polled.is_pending());
+    polled
+});
+pass_writes_on!(UpstreamIo, |io: &UpstreamIo, polled: Written, offered: usize| match polled {
+    Poll::Ready(Ok(count)) => {
+        io.traffic.written.set(io.traffic.written.get() + count as u64);
+        Poll::Ready(Ok(count))
+    }
+    // A pod that answers before it has the whole request, and closes: its answer is still to be read.
+    Poll::Ready(Err(error))
+        if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+    {
+        io.traffic.refused.set(true);
+        Poll::Ready(Ok(offered))
+    }
+    other => other,
+});

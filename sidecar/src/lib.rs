@@ -1,0 +1,30 @@
+//! The proxy beside the app: it finds the pods behind an upstream, chooses one for every request, and writes
+//! down which one it was.
+//!
+//! The modules are in the order of the way of a request.
+
+pub mod admin;
+pub mod app;
+pub mod log_format;
+
+pub mod listener;
+pub mod worker;
+
+pub mod connection;
+pub mod io;
+pub mod proxy;
+
+pub mod headers;
+pub mod site;
+
+pub mod connect;
+pub mod pool;
+pub mod retry;
+pub mod upstream_connection;
+
+pub mod body;
+pub mod exchange;
+
+pub mod error;
+pub mod metrics;
+pub mod stats;

@@ -1,0 +1,48 @@
+//! `whichpod-sidecar`: parse, build, run, exit.
+
+use std::process::ExitCode;
+
+use whichpod_config::{Outcome, ProcessEnv, load};
+use whichpod_runtime::{diagnostics, exit::Exit, limits};
+use whichpod_sidecar::{app, log_format};
+
+fn main() -> ExitCode {
+    let (config, warnings, check) = match load(std::env::args_os(), &ProcessEnv, &log_format::checks()) {
+        Ok(Outcome::Run { config, warnings }) => (config, warnings, false),
+        Ok(Outcome::Check { config, warnings }) => (config, warnings, true),
+        Ok(Outcome::Print(text)) => return print(&text),
+        Err(failure) => return fail(Exit::Usage, &failure),
+    };
+    let diagnostics = match diagnostics::init(&config.log_level) {
+        Ok(diagnostics) => diagnostics,
+        Err(error) => return fail(Exit::Usage, &format_args!("log_level: {error}")),
+    };
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if check {
+        return print(&config.describe());
+    }
+    if let Err(error) = limits::raise_open_files() {
+        tracing::warn!("the limit on open files stays as it is: {error}");
+    }
+    match app::build(config, Some(diagnostics)) {
+        Ok(bound) => match bound.run() {
+            Ok(()) => Exit::Ok.into(),
+            Err(error) => fail(Exit::OsErr, &error),
+        },
+        Err(error) => fail(error.exit(), &error),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what was asked for on the command line")]
+fn print(text: &str) -> ExitCode {
+    print!("{text}");
+    Exit::Ok.into()
+}
+
+#[expect(clippy::print_stderr, reason = "diagnostics may not exist yet")]
+fn fail(exit: Exit, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("whichpod-sidecar: {error}");
+    exit.into()
+}

@@ -1,0 +1,81 @@
+//! A worker's idle connections, one list a pod.
+
+use std::collections::HashMap;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use whichpod_upstream::EndpointId;
+
+use crate::upstream_connection::UpstreamConnection;
+
+/// Idle connections by pod; the most recently used is last.
+#[derive(Default)]
+pub struct Pool {
+    #[expect(clippy::vec_box, reason = "a connection is over a kilobyte: only its pointer moves in and out")]
+    idle: HashMap<EndpointId, Vec<Box<UpstreamConnection>>>,
+}
+
+impl Pool {
+    /// The freshest live connection to this pod that has not been idle for longer than `max_idle`.
+    pub fn take(&mut self, endpoint: EndpointId, max_idle: Duration) -> Option<Box<UpstreamConnection>> {
+        // It is only looked at: whoever uses it registers a waker of its own.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let connections = self.idle.get_mut(&endpoint)?;
+        while let Some(mut connection) = connections.pop() {
+            let limit = connection.idle_limit.min(max_idle);
+            // The one used last is the freshest: what lies below it is older still.
+            if connection.idle_since.elapsed() >= limit {
+                connections.push(connection);
+                return None;
+            }
+            // The pod may have closed it since.
+            if !connection.drive(cx) && connection.is_reusable() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the pod's next request.
+    pub fn put(&mut self, mut connection: Box<UpstreamConnection>) {
+        if connection.endpoint.is_gone() || !connection.is_reusable() {
+            return;
+        }
+        connection.idle_since = Instant::now();
+        connection.reused = true;
+        self.idle.entry(connection.endpoint.id()).or_default().push(connection);
+    }
+
+    /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone.
+    pub fn sweep(&mut self, cx: &mut Context<'_>) {
+        let now = Instant::now();
+        self.idle.retain(|_, connections| {
+            connections.retain_mut(|connection| {
+                now.duration_since(connection.idle_since) < connection.idle_limit
+                    && !connection.endpoint.is_gone()
+                    && !connection.drive(cx)
+            });
+            !connections.is_empty()
+        });
+    }
+
+    /// Closes the idle connections of pods that are gone.
+    pub fn drop_gone(&mut self) {
+        self.idle.retain(|_, connections| {
+            connections.first().is_some_and(|connection| !connection.endpoint.is_gone())
+        });
+    }
+
+    /// How many connections are idle.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.idle.values().map(Vec::len).sum()
+    }
+
+    /// True if no connection is idle.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.idle.is_empty()
+    }
+}

@@ -1,0 +1,249 @@
+//! The way of one request: never fails, every error becomes a response.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use crate::body::{RequestBody, ResponseBody};
+use crate::connect::{Tried, acquire};
+use crate::error::{Failure, body, verdict};
+use crate::exchange::Exchange;
+use crate::headers;
+use crate::io::Downstream;
+use crate::retry::{self, Decision, Progress, Replay};
+use crate::site::Site;
+use crate::upstream_connection::{SendError, UpstreamConnection};
+use crate::worker::Worker;
+
+/// A request that may not be sent twice takes only a connection that the pod cannot have closed yet.
+const FRESH: Duration = Duration::from_secs(1);
+/// Messages that were handed back unsent are sent again without being counted, but not for ever.
+const MOST_SENDS: u32 = 16;
+
+/// Answers one request.
+///
+/// # Errors
+/// Never: the type is hyper's.
+pub async fn handle(
+    worker: Rc<Worker>,
+    site: Arc<Site>,
+    downstream: Rc<Downstream>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let mut exchange = Exchange::begin(worker, site, downstream);
+    let draining = exchange.worker.shared.is_draining();
+    let mut response = match forward(&mut exchange, request).await {
+        Ok((head, connection)) => {
+            let (mut parts, incoming) = head.into_parts();
+            if exchange.ends_with_connection(&incoming) {
+                parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Response::from_parts(parts, ResponseBody::pod(incoming, connection, exchange))
+        }
+        Err(failure) => local_answer(exchange, failure),
+    };
+    if draining {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// Sends the request to one pod after another until one answers or the rules say stop.
+async fn forward(
+    exchange: &mut Exchange,
+    request: Request<Incoming>,
+) -> Result<(Response<Incoming>, Box<UpstreamConnection>), Failure> {
+    let mut request = prepare(exchange, request)?;
+    let replay = Replay::of(request.method(), !request.body().is_end_stream());
+    let mut max_idle = match replay {
+        Replay::Safe => exchange.site.config.timeouts.upstream_idle,
+        Replay::Unsafe | Replay::BodyConsumed => FRESH.min(exchange.site.config.timeouts.upstream_idle),
+    };
+    let mut tried = Tried::default();
+    let mut retries = 0;
+    for _ in 0..MOST_SENDS {
+        let mut connection = acquire(exchange, &mut tried, max_idle).await?;
+        exchange.attempt(&connection);
+        let copy = (replay == Replay::Safe).then(|| copy_head(&request));
+        let sent = send(exchange, &mut connection, request).await;
+        let (decision, failure, again) = match sent {
+            Ok(mut response) => {
+                let status = response.status();
+                exchange.attempt_answered(status);
+                let decision =
+                    retry::after_status(&exchange.site.config.retry, replay, status.as_u16(), retries);
+                let Some(copy) = copy.filter(|_| allows(exchange, decision)) else {
+                    note_limit(exchange, decision);
+                    if let Err(failure) = finish_head(exchange, &mut connection, &mut response) {
+                        exchange.attempt_failed("protocol_error", false);
+                        return Err(failure);
+                    }
+                    return Ok((response, connection));
+                };
+                exchange.attempt_discarded();
+                (decision, Failure::Closed, Some(copy))
+            }
+            Err(SendError { failure, reason, progress, request }) => {
+                exchange.attempt_failed(reason, progress == Progress::NothingSent);
+                let policy = &exchange.site.config.retry;
+                let reused = connection.reused;
+                if !reused && matches!(failure, Failure::Closed | Failure::Reset) {
+                    // It took a new connection and ended it: so does a pod that is about to go.
+                    exchange.site.upstream.doubt();
+                }
+                let decision = retry::after_failure(policy, replay, progress, failure, reused, retries);
+                (decision, failure, request.or(copy))
+            }
+        };
+        let (true, Some(again)) = (allows(exchange, decision), again) else {
+            note_limit(exchange, decision);
+            return Err(failure);
+        };
+        tried.failed(connection.endpoint.id());
+        drop(connection);
+        if let Decision::Again { counted: true } = decision {
+            exchange.retry_begins();
+            tokio::time::sleep(retry::back_off(retries, fastrand::f64())).await;
+            retries += 1;
+        }
+        // What failed on one idle connection may fail on the next: take a new one.
+        max_idle = Duration::ZERO;
+        request = again;
+    }
+    Err(Failure::Closed)
+}
+
+/// Checks and rewrites the head, finds the route, and gives the body a progress that the log can read.
+fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Request<RequestBody>, Failure> {
+    let (mut head, incoming) = request.into_parts();
+    exchange.record.protocol = Some(head.version);
+    let body = if incoming.is_end_stream() {
+        RequestBody::empty()
+    } else {
+        let progress = exchange.request_body();
+        progress.expects_continue.set(head.headers.contains_key(header::EXPECT));
+        RequestBody::new(incoming, progress)
+    };
+    let site = Arc::clone(&exchange.site);
+    let prepared = headers::prepare(&mut head, &site.host);
+    headers::ensure_request_id(&mut head.headers);
+    exchange.record.trace_id = headers::trace_id(&head.headers);
+    if site.config.headers.append_x_forwarded_for {
+        headers::append_forwarded_for(&mut head.headers, exchange.caller());
+    }
+    exchange.request_head(&head);
+    prepared?;
+    exchange.record.route = site.route(head.uri.path())?;
+    // Only hyper's own extensions could be in there, and they belong to the client's connection.
+    head.extensions.clear();
+    Ok(Request::from_parts(head, body))
+}
+
+/// Sends it once; a broken body of the client's wins over what it did to the pod's connection.
+async fn send(
+    exchange: &mut Exchange,
+    connection: &mut UpstreamConnection,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, SendError> {
+    let interrupted = |cx: &mut Context<'_>| exchange.interrupted(cx);
+    connection.send(request, interrupted).await.map_err(|mut error| {
+        if let Some(failure) = exchange.body_failure() {
+            error.failure = failure;
+            error.reason =
+                if failure == Failure::ClientGone { "client_gone" } else { "request_body_malformed" };
+        }
+        error
+    })
+}
+
+/// A copy of a request without a body, to be sent again.
+fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = Uri::clone(request.uri());
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = HeaderMap::clone(request.headers());
+    copy
+}
+
+/// True if the decision is to go on, and the upstream's retry budget agrees.
+fn allows(exchange: &Exchange, decision: Decision) -> bool {
+    use std::sync::atomic::Ordering::Relaxed;
+    match decision {
+        Decision::Again { counted: false } => true,
+        Decision::Again { counted: true } => {
+            let stats = &exchange.site.stats;
+            retry::within_budget(stats.requests_active.load(Relaxed), stats.retries_active.load(Relaxed))
+        }
+        Decision::GiveUp | Decision::LimitReached => false,
+    }
+}
+
+/// A retry that was wanted and not made shows in the line (URX).
+fn note_limit(exchange: &mut Exchange, decision: Decision) {
+    if !matches!(decision, Decision::GiveUp) {
+        exchange.record.flags |= whichpod_access_log::Flags::RETRY_LIMIT;
+        exchange.site.stats.retries_denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Makes the pod's head the client's.
+fn finish_head(
+    exchange: &mut Exchange,
+    connection: &mut UpstreamConnection,
+    response: &mut Response<Incoming>,
+) -> Result<(), Failure> {
+    let (status, version) = (response.status(), response.version());
+    // Nobody asked to switch protocols: `Upgrade` is not passed on. hyper swallows the other interim responses.
+    if status.is_informational() {
+        return Err(Failure::UpstreamProtocol);
+    }
+    let idle_seconds = headers::finish(response.headers_mut())?;
+    // The pod closes at its limit: stop using the connection a second before.
+    if let Some(seconds) = idle_seconds {
+        connection.idle_limit = Duration::from_secs(seconds.saturating_sub(1));
+    }
+    if exchange.site.config.headers.expose_upstream {
+        expose(connection, response.headers_mut());
+    }
+    exchange.response_head(status, version, response.headers());
+    *response.version_mut() = Version::HTTP_11;
+    Ok(())
+}
+
+fn expose(connection: &UpstreamConnection, headers: &mut HeaderMap) {
+    if let Ok(address) = HeaderValue::try_from(connection.endpoint.address().to_string()) {
+        headers.insert(headers::X_WHICHPOD_UPSTREAM, address);
+    }
+    if let Some(pod) = connection.pod.as_deref().and_then(|pod| HeaderValue::from_str(pod).ok()) {
+        headers.insert(headers::X_WHICHPOD_POD, pod);
+    }
+}
+
+/// The response to a request that no pod answered.
+fn local_answer(mut exchange: Box<Exchange>, failure: Failure) -> Response<ResponseBody> {
+    let verdict = verdict(failure);
+    exchange.failed(&verdict);
+    let mut response = Response::builder().status(verdict.status.unwrap_or(http::StatusCode::BAD_GATEWAY));
+    if let Some(headers) = response.headers_mut() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if verdict.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    let text = body(&verdict, &exchange.site.config.name);
+    let is_head = exchange.record.method == Some(Method::HEAD);
+    let mut response = response.body(()).unwrap_or_default();
+    if is_head {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+        exchange.end(None);
+        return response.map(|()| ResponseBody::Local(None, exchange));
+    }
+    response.map(|()| ResponseBody::local(text, exchange))
+}

@@ -1,0 +1,257 @@
+//! The retry rule: which requests may be sent again, after what, and how often.
+//!
+//! Connect failures are fail-over and are not decided here: nothing was sent, every pod may be tried.
+
+use std::time::Duration;
+
+use http::Method;
+use whichpod_config::{Retry, RetryOn};
+
+use crate::error::Failure;
+
+/// May this request be sent a second time although its first copy may have been acted upon?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// Idempotent and without a body (RFC 9110 §9.2.2).
+    Safe,
+    /// POST, PATCH, unknown methods: never silently.
+    Unsafe,
+    /// The method would allow it, but the body is gone once it was sent.
+    BodyConsumed,
+}
+
+impl Replay {
+    /// The rule for a request with this method.
+    #[must_use]
+    pub fn of(method: &Method, has_body: bool) -> Self {
+        match *method {
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE => {
+                if has_body {
+                    Self::BodyConsumed
+                } else {
+                    Self::Safe
+                }
+            }
+            _ => Self::Unsafe,
+        }
+    }
+}
+
+/// How much of a failed attempt may have reached the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The message was handed back: not a byte was sent.
+    NothingSent,
+    /// Some of it may have been sent, and no byte of a response was read.
+    NoResponseByte,
+    /// A part of a response was read.
+    SomeResponse,
+}
+
+/// What to do after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Send it again.
+    Again {
+        /// It is a retry, within the attempts and the budget. Not so what only met a stale connection: that says
+        /// nothing about the pod, and the next connection is a new one.
+        counted: bool,
+    },
+    /// The failure is final.
+    GiveUp,
+    /// The failure is final because the attempts are used up (URX).
+    LimitReached,
+}
+
+/// Decides after a failure before any response; `reused` says that the connection had served before.
+#[must_use]
+pub fn after_failure(
+    policy: &Retry,
+    replay: Replay,
+    progress: Progress,
+    failure: Failure,
+    reused: bool,
+    retries: u32,
+) -> Decision {
+    let closed = matches!(failure, Failure::Closed | Failure::Reset);
+    match progress {
+        Progress::NothingSent if reused => return Decision::Again { counted: false },
+        // A pod that ends even new connections at once: any method may be sent again, but not without end.
+        Progress::NothingSent => return again_if(true, policy, retries),
+        // The pod closed an idle connection while the request was on its way: many at a time when a pod restarts.
+        Progress::NoResponseByte if closed && reused && replay == Replay::Safe => {
+            return Decision::Again { counted: false };
+        }
+        Progress::NoResponseByte | Progress::SomeResponse => {}
+    }
+    let wanted = match (progress, failure) {
+        // nginx does so by default, and so do browsers (RFC 9112 §9.3.1).
+        (Progress::NoResponseByte, _) if closed => true,
+        (_, failure) if closed || failure == Failure::UpstreamProtocol => {
+            policy.on.iter().any(|on| matches!(on, RetryOn::Reset | RetryOn::ServerError))
+        }
+        _ => false,
+    };
+    again_if(wanted && replay == Replay::Safe, policy, retries)
+}
+
+/// Decides after a complete response head with this status.
+#[must_use]
+pub fn after_status(policy: &Retry, replay: Replay, status: u16, retries: u32) -> Decision {
+    let wanted = policy.on.iter().any(|on| match on {
+        RetryOn::ServerError => status >= 500,
+        RetryOn::GatewayError => (502..=504).contains(&status),
+        RetryOn::Retriable4xx => status == 409,
+        RetryOn::StatusCodes => policy.status_codes.contains(&status),
+        RetryOn::ConnectFailure | RetryOn::RefusedStream | RetryOn::Reset => false,
+    });
+    again_if(wanted && replay == Replay::Safe, policy, retries)
+}
+
+fn again_if(wanted: bool, policy: &Retry, retries: u32) -> Decision {
+    match (wanted, retries < policy.attempts) {
+        (false, _) => Decision::GiveUp,
+        (true, true) => Decision::Again { counted: true },
+        (true, false) => Decision::LimitReached,
+    }
+}
+
+/// True if one more retry fits the budget: a fifth of the running requests, at least 3 at a time.
+#[must_use]
+pub fn within_budget(running_requests: u64, running_retries: u64) -> bool {
+    running_retries < (running_requests / 5).max(3)
+}
+
+/// The pause before a counted retry: 25 ms doubling up to 250 ms, as Envoy's defaults, less up to half of it;
+/// `random` is in 0.0..1.0. DNS is asked meanwhile, so that the next choice knows which pods have gone.
+#[must_use]
+pub fn back_off(retries_so_far: u32, random: f64) -> Duration {
+    let longest = Duration::from_millis(25 << retries_so_far.min(4)).min(Duration::from_millis(250));
+    longest.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(on: &[RetryOn]) -> Retry {
+        Retry { on: on.to_vec(), status_codes: vec![429], attempts: 2 }
+    }
+
+    const DEFAULT: &[RetryOn] = &[RetryOn::ConnectFailure, RetryOn::RefusedStream];
+
+    #[test]
+    fn a_post_is_never_sent_twice_once_a_byte_may_have_left() {
+        let replay = Replay::of(&Method::POST, false);
+        for on in [DEFAULT, &[RetryOn::Reset, RetryOn::ServerError]] {
+            for progress in [Progress::NoResponseByte, Progress::SomeResponse] {
+                let decision = after_failure(&policy(on), replay, progress, Failure::Closed, true, 0);
+                assert_eq!(decision, Decision::GiveUp);
+            }
+            assert_eq!(after_status(&policy(on), replay, 503, 0), Decision::GiveUp);
+        }
+    }
+
+    #[test]
+    fn a_request_of_which_nothing_was_sent_goes_to_another_pod_whatever_its_method() {
+        let decide = |reused, retries| {
+            let policy = policy(DEFAULT);
+            after_failure(&policy, Replay::Unsafe, Progress::NothingSent, Failure::Closed, reused, retries)
+        };
+        assert_eq!(decide(true, 9), Decision::Again { counted: false });
+        assert_eq!(decide(false, 1), Decision::Again { counted: true });
+        assert_eq!(
+            decide(false, 2),
+            Decision::LimitReached,
+            "new connections that end at once are no accident"
+        );
+    }
+
+    #[test]
+    fn an_idempotent_request_survives_the_keep_alive_race_but_not_for_ever() {
+        let replay = Replay::of(&Method::GET, false);
+        let decide = |reused, retries| {
+            after_failure(
+                &policy(DEFAULT),
+                replay,
+                Progress::NoResponseByte,
+                Failure::Closed,
+                reused,
+                retries,
+            )
+        };
+        assert_eq!(decide(false, 0), Decision::Again { counted: true });
+        assert_eq!(decide(false, 1), Decision::Again { counted: true });
+        assert_eq!(decide(false, 2), Decision::LimitReached);
+        assert_eq!(decide(true, 2), Decision::Again { counted: false }, "a stale connection is no attempt");
+    }
+
+    #[test]
+    fn a_body_that_was_streamed_is_not_sent_again() {
+        let replay = Replay::of(&Method::PUT, true);
+        let decision =
+            after_failure(&policy(DEFAULT), replay, Progress::NoResponseByte, Failure::Reset, true, 0);
+        assert_eq!(decision, Decision::GiveUp);
+    }
+
+    #[test]
+    fn half_a_response_is_repeated_only_on_request() {
+        let decide = |on: &[RetryOn]| {
+            after_failure(&policy(on), Replay::Safe, Progress::SomeResponse, Failure::Closed, true, 0)
+        };
+        assert_eq!(decide(DEFAULT), Decision::GiveUp);
+        assert_eq!(decide(&[RetryOn::Reset]), Decision::Again { counted: true });
+        assert_eq!(decide(&[RetryOn::ServerError]), Decision::Again { counted: true });
+    }
+
+    #[test]
+    fn a_time_out_is_not_retried() {
+        let decision = after_failure(
+            &policy(&[RetryOn::ServerError, RetryOn::Reset]),
+            Replay::Safe,
+            Progress::NoResponseByte,
+            Failure::RequestTimeout,
+            true,
+            0,
+        );
+        assert_eq!(decision, Decision::GiveUp);
+    }
+
+    #[test]
+    fn statuses_are_retried_in_envoys_words() {
+        let cases: &[(&[RetryOn], u16, bool)] = &[
+            (DEFAULT, 503, false),
+            (&[RetryOn::ServerError], 500, true),
+            (&[RetryOn::ServerError], 499, false),
+            (&[RetryOn::GatewayError], 500, false),
+            (&[RetryOn::GatewayError], 502, true),
+            (&[RetryOn::GatewayError], 504, true),
+            (&[RetryOn::GatewayError], 505, false),
+            (&[RetryOn::Retriable4xx], 409, true),
+            (&[RetryOn::Retriable4xx], 429, false),
+            (&[RetryOn::StatusCodes], 429, true),
+            (&[RetryOn::StatusCodes], 430, false),
+        ];
+        for (on, status, again) in cases {
+            let decision = after_status(&policy(on), Replay::Safe, *status, 0);
+            assert_eq!(matches!(decision, Decision::Again { .. }), *again, "{on:?} {status}");
+        }
+    }
+
+    #[test]
+    fn retries_cannot_become_a_storm() {
+        assert!(within_budget(0, 2));
+        assert!(!within_budget(0, 3));
+        assert!(!within_budget(15, 3));
+        assert!(within_budget(100, 19));
+        assert!(!within_budget(100, 20));
+    }
+
+    #[test]
+    fn back_off_grows_and_stays_below_a_quarter_second() {
+        assert_eq!(back_off(0, 0.0), Duration::from_micros(12_500));
+        assert_eq!(back_off(0, 1.0), Duration::from_millis(25));
+        assert_eq!(back_off(1, 1.0), Duration::from_millis(50));
+        assert_eq!(back_off(9, 1.0), Duration::from_millis(250));
+    }
+}

@@ -1,0 +1,214 @@
+//! A worker: one thread with its own connections, pools and log buffer, so that requests share no lock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use whichpod_access_log::{Filter, Format, Record, WorkerLog};
+use whichpod_config::Timeouts;
+
+use crate::io::{Downstream, Phase};
+use crate::pool::Pool;
+use crate::site::Site;
+use crate::upstream_connection::UpstreamConnection;
+
+/// A line waits at most this long in the worker's buffer.
+const FLUSH: Duration = Duration::from_millis(100);
+/// How often deadlines of connections are looked at: one timer a worker instead of one a connection.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// What all workers share.
+pub struct Shared {
+    /// The upstreams.
+    pub sites: Vec<Arc<Site>>,
+    /// The access log's format.
+    pub format: Format,
+    /// Which lines are written.
+    pub filter: Filter,
+    /// Number of the next connection.
+    pub next_connection: AtomicU64,
+    /// Number of the next request.
+    pub next_request: AtomicU64,
+    draining: AtomicBool,
+}
+
+impl Shared {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn new(sites: Vec<Arc<Site>>, format: Format, filter: Filter) -> Self {
+        Self {
+            sites,
+            format,
+            filter,
+            next_connection: AtomicU64::new(1),
+            next_request: AtomicU64::new(1),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on every response asks its client to close the connection.
+    pub fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// True once the process is about to end.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Requests that run now, on all workers.
+    #[must_use]
+    pub fn requests_active(&self) -> u64 {
+        self.sites.iter().map(|site| site.stats.requests_active.load(Relaxed)).sum()
+    }
+
+    /// Clients' connections that have not taken all of their responses, on all workers.
+    #[must_use]
+    pub fn connections_blocked(&self) -> u64 {
+        self.sites.iter().map(|site| site.stats.downstream_blocked.load(Relaxed)).sum()
+    }
+
+    /// Clients' connections that are open now, on all workers.
+    #[must_use]
+    pub fn connections_active(&self) -> u64 {
+        self.sites.iter().map(|site| site.stats.downstream_active.load(Relaxed)).sum()
+    }
+}
+
+/// One worker's own state.
+pub struct Worker {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Idle connections to pods.
+    pub pool: RefCell<Pool>,
+    log: RefCell<WorkerLog>,
+    log_has_lines: Notify,
+    connections: RefCell<HashMap<u64, (Rc<Downstream>, Timeouts)>>,
+    needs_sweeping: Notify,
+    sweeping: Cell<bool>,
+}
+
+impl Worker {
+    /// A worker without connections.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, log: WorkerLog) -> Self {
+        Self {
+            shared,
+            pool: RefCell::default(),
+            log: RefCell::new(log),
+            log_has_lines: Notify::new(),
+            connections: RefCell::default(),
+            needs_sweeping: Notify::new(),
+            sweeping: Cell::new(false),
+        }
+    }
+
+    /// Watches a client's connection until the guard is dropped.
+    pub fn watch(self: &Rc<Self>, downstream: Rc<Downstream>, site: Arc<Site>) -> Watched {
+        site.stats.downstream_total.fetch_add(1, Relaxed);
+        site.stats.downstream_active.fetch_add(1, Relaxed);
+        let id = downstream.id;
+        self.connections.borrow_mut().insert(id, (downstream, site.config.timeouts));
+        self.start_sweeping();
+        Watched { worker: Rc::clone(self), site, id }
+    }
+
+    /// Keeps a connection to a pod for another request, or closes it where that cannot be.
+    pub fn keep(&self, connection: Box<UpstreamConnection>) {
+        self.pool.borrow_mut().put(connection);
+        self.start_sweeping();
+    }
+
+    /// Writes a line, to be handed on within [`FLUSH`].
+    pub fn write_line(&self, record: &Record) {
+        let first = self.log.borrow_mut().write(&self.shared.format, &self.shared.filter, record);
+        if first {
+            self.log_has_lines.notify_one();
+        }
+    }
+
+    /// Hands all lines on now; true if the writer has no room for them at the moment.
+    pub fn flush_log(&self) -> bool {
+        self.log.borrow_mut().flush()
+    }
+
+    /// Hands lines on in time; runs for as long as the worker.
+    pub async fn flush_in_time(&self) {
+        loop {
+            self.log_has_lines.notified().await;
+            loop {
+                sleep(FLUSH).await;
+                if !self.flush_log() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Ends connections whose time is over; runs for as long as the worker, and sleeps while there are none.
+    pub async fn sweep(&self) {
+        loop {
+            if self.connections.borrow().is_empty() && self.pool.borrow().is_empty() {
+                self.sweeping.set(false);
+                self.needs_sweeping.notified().await;
+            }
+            sleep(SWEEP).await;
+            self.expire_clients(Instant::now());
+            poll_fn(|cx| {
+                self.pool.borrow_mut().sweep(cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
+    }
+
+    fn start_sweeping(&self) {
+        if !self.sweeping.replace(true) {
+            self.needs_sweeping.notify_one();
+        }
+    }
+
+    fn expire_clients(&self, now: Instant) {
+        for (downstream, timeouts) in self.connections.borrow().values() {
+            let (phase, since) = downstream.phase();
+            let limit = match phase {
+                Phase::Idle => timeouts.downstream_idle,
+                Phase::Head => timeouts.head,
+                Phase::Busy => None,
+            };
+            if limit.is_some_and(|limit| now.duration_since(since) >= limit) {
+                downstream.expire();
+            }
+        }
+    }
+}
+
+/// A client's connection that is being watched.
+pub struct Watched {
+    worker: Rc<Worker>,
+    site: Arc<Site>,
+    id: u64,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+        self.site.stats.downstream_active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Runs a task beside the requests of this worker, for as long as the worker runs.
+pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    // Outside of a worker's runtime, as at its very end, there is nobody left to run it for.
+    if tokio::runtime::Handle::try_current().is_ok() {
+        drop(tokio::task::spawn_local(task));
+    }
+}

@@ -1,0 +1,204 @@
+//! Headless twins on a real API server.
+#![cfg(feature = "cluster")]
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use whichpod_cluster::{Client, Namespace, wait_for};
+use whichpod_tests_admission::Installation;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const TWIN: &str = "backend-whichpod";
+
+fn service() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "backend", "labels": { "scrape": "yes" } },
+        "spec": { "selector": { "app": "backend" }, "ports": [{ "port": 10000 }] },
+    })
+}
+
+fn pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "app", "annotations": { "whichpod.io/upstreams": "backend:10000" } },
+        "spec": { "containers": [{ "name": "app", "image": "example.test/app" }] },
+    })
+}
+
+struct Scene {
+    client: Client,
+    namespace: Namespace,
+}
+
+impl Scene {
+    fn new(installation: &Installation, prefix: &str) -> Self {
+        let client = installation.client().clone();
+        Self { namespace: installation.user_namespace(prefix).unwrap(), client }
+    }
+
+    fn create(&self, object: &Value) {
+        self.client.pipe(&["create", "-n", self.namespace.name(), "-f", "-"], &object.to_string()).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        self.client.run(&[arguments, &["-n", self.namespace.name()]].concat()).unwrap()
+    }
+
+    fn twin(&self) -> Option<Value> {
+        self.client.get(&["service", TWIN, "-n", self.namespace.name()]).ok()
+    }
+
+    fn until(&self, what: &str, accept: impl Fn(&Value) -> bool) -> Value {
+        wait_for(what, PATIENCE, || Ok(self.twin().filter(|twin| accept(twin)))).unwrap()
+    }
+
+    fn event(&self, reason: &str) -> Value {
+        let events = ["events", "-n", self.namespace.name()];
+        let found = self.client.wait_until(&events, |events| {
+            events["items"].as_array()?.iter().find(|event| event["reason"] == reason).cloned()
+        });
+        found.unwrap()
+    }
+}
+
+#[test]
+fn a_twin_comes_with_the_first_pod_that_asks_and_is_kept_in_step() {
+    let installation = Installation::new("twins").unwrap();
+    let _replica = installation.start(&[]).unwrap();
+    let scene = Scene::new(&installation, "twins");
+    scene.create(&service());
+    assert!(scene.twin().is_none());
+    scene.create(&pod());
+    let twin = scene.until("the twin", |_| true);
+    assert_eq!(twin["spec"]["clusterIP"], "None");
+    assert_eq!(twin["spec"]["ports"][0]["name"], "p10000");
+    assert_eq!(twin["metadata"]["labels"].get("scrape"), None, "monitors must not scrape twice");
+    assert_eq!(twin["metadata"]["ownerReferences"][0].get("blockOwnerDeletion"), None);
+
+    let patch =
+        r#"{"spec":{"selector":{"app":"other"},"ports":[{"name":"web","port":10000,"targetPort":8080}]}}"#;
+    scene.run(&["patch", "service", "backend", "--type=merge", "-p", patch]);
+    let twin = scene.until("the change", |twin| twin["spec"]["selector"]["app"] == "other");
+    assert_eq!(
+        (&twin["spec"]["ports"][0]["name"], &twin["spec"]["ports"][0]["targetPort"]),
+        (&json!("web"), &json!(8080))
+    );
+
+    let edited = r#"{"spec":{"selector":{"app":"wrong"},"publishNotReadyAddresses":true}}"#;
+    scene.run(&["patch", "service", TWIN, "--type=merge", "-p", edited]);
+    let twin = scene.until("the mending", |twin| twin["spec"]["selector"]["app"] == "other");
+    assert_ne!(twin["spec"]["publishNotReadyAddresses"], true);
+
+    let uid = twin["metadata"]["uid"].clone();
+    scene.run(&["delete", "service", TWIN]);
+    scene.until("another twin", |twin| twin["metadata"]["uid"] != uid);
+}
+
+#[test]
+fn a_twin_goes_with_its_service_and_comes_again_with_it() {
+    let installation = Installation::new("gone").unwrap();
+    let replica = installation.start(&[]).unwrap();
+    let scene = Scene::new(&installation, "gone");
+    scene.create(&service());
+    scene.create(&pod());
+    scene.until("the twin", |_| true);
+    scene.run(&["delete", "service", "backend"]);
+    wait_for("the twin's end", PATIENCE, || Ok(scene.twin().is_none().then_some(()))).unwrap();
+    scene.create(&service());
+    scene.until("the twin", |_| true);
+    // Nobody asks any more: it stays all the same.
+    scene.run(&["delete", "pod", "app", "--grace-period=0", "--force"]);
+    wait_for("the metric", PATIENCE, || Ok((replica.metric("twins")? >= 1.0).then_some(()))).unwrap();
+    assert!(scene.twin().is_some());
+}
+
+#[test]
+fn a_service_that_is_not_ours_is_never_adopted_and_its_owner_is_told() {
+    let installation = Installation::new("foreign").unwrap();
+    let _replica = installation.start(&[]).unwrap();
+    let scene = Scene::new(&installation, "foreign");
+    scene.create(&service());
+    scene.create(&pod());
+    scene.until("the twin", |_| true);
+    // Somebody makes it theirs: without our label it is anybody's.
+    let theirs = r#"{"metadata":{"labels":{"app.kubernetes.io/managed-by":"somebody"}},"spec":{"selector":{"app":"somebody"}}}"#;
+    scene.run(&["patch", "service", TWIN, "--type=merge", "-p", theirs]);
+    let before = scene.twin().unwrap();
+    let event = scene.event("TwinNameTaken");
+    assert_eq!(event["involvedObject"]["name"], "backend");
+    scene.run(&["annotate", "service", "backend", "example.test/changed=yes"]);
+    assert_eq!(scene.twin().unwrap()["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
+    // Once the name is free, the twin is made.
+    scene.run(&["delete", "service", TWIN]);
+    scene.until("the twin", |twin| twin["spec"]["clusterIP"] == "None");
+}
+
+#[test]
+fn a_quota_that_forbids_the_twin_is_told_to_the_services_owner() {
+    let installation = Installation::new("quota").unwrap();
+    let replica = installation.start(&[]).unwrap();
+    let scene = Scene::new(&installation, "quota");
+    scene.create(&service());
+    scene.create(&json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "few" }, "spec": { "hard": { "services": "1" } },
+    }));
+    let counted = ["resourcequota", "few", "-n", scene.namespace.name()];
+    scene
+        .client
+        .wait_until(&counted, |quota| quota["status"]["used"]["services"].as_str().map(drop))
+        .unwrap();
+    scene.create(&pod());
+    let event = scene.event("TwinRefused");
+    let message = event["message"].as_str().unwrap();
+    assert!(message.contains(TWIN) && message.contains("exceeded quota"), "{message}");
+    assert!(replica.metric("twin_writes_total{result=\"failed\"}").unwrap() >= 1.0);
+    // It comes as soon as it may.
+    scene.run(&["delete", "resourcequota", "few"]);
+    scene.until("the twin", |_| true);
+}
+
+#[test]
+fn a_twin_that_was_asked_for_while_nobody_led_is_made_afterwards() {
+    let installation = Installation::new("late").unwrap();
+    let replica = installation.start(&[]).unwrap();
+    let scene = Scene::new(&installation, "late");
+    replica.stop();
+    scene.create(&service());
+    // As another replica's admission would have left it.
+    let mut injected = pod();
+    let status =
+        json!({ "version": "0.1.0", "twins": [{ "namespace": scene.namespace.name(), "name": "backend" }] });
+    injected["metadata"]["annotations"] = json!({ "whichpod.io/status": status.to_string() });
+    injected["metadata"]["labels"] = json!({ "whichpod.io/injected": "true" });
+    scene.create(&injected);
+    let _replica = installation.start(&[]).unwrap();
+    scene.until("the twin", |_| true);
+}
+
+#[test]
+fn no_twin_is_made_where_the_operator_does_not_want_one() {
+    let installation = Installation::new("warned").unwrap();
+    let replica = installation.start(&["--headless-services=warn"]).unwrap();
+    let scene = Scene::new(&installation, "warned");
+    scene.create(&service());
+    let warned = scene.client.kubectl_command(&["create", "-n", scene.namespace.name(), "-f", "-"]);
+    let output = pipe(warned, &pod().to_string());
+    assert!(
+        output.contains("Warning: whichpod: Service backend has a virtual IP and no headless twin"),
+        "{output}"
+    );
+    // The leader has seen the pod and left it at that.
+    replica.leads(true).unwrap();
+    assert!(scene.twin().is_none());
+}
+
+fn pipe(mut command: std::process::Command, input: &str) -> String {
+    use std::io::Write;
+    use std::process::Stdio;
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}

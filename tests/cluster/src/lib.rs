@@ -1,0 +1,39 @@
+//! A real Kubernetes for tests: no container registry, no Docker, nothing left running.
+//!
+//! [`ControlPlane`] takes a few seconds and no privilege, and is enough for admission. [`Node`] also runs pods, needs
+//! root, and lives in namespaces of its own: reach it by its [`Client`]. [`programs`] builds what they are made of,
+//! once. Every process that is started here ends with this one, even if this one is killed.
+
+/// A line for whoever waits at a terminal or reads a test's output.
+macro_rules! say {
+    ($($argument:tt)*) => { crate::say_line(&format!($($argument)*)) };
+}
+
+mod certificates;
+mod cgroup;
+mod client;
+mod control_plane;
+mod folder;
+mod http;
+mod image;
+pub mod images;
+mod node;
+mod process;
+pub mod programs;
+mod settings;
+mod standing;
+mod wait;
+
+pub use certificates::{Authority, KeyedCertificate};
+pub use client::{Client, KUBECONFIG_VARIABLE, Namespace, pod_webhook};
+pub use control_plane::{Component, ControlPlane, SERVICE_RANGE};
+pub use http::{Answer, http_get};
+pub use image::Image;
+pub use node::{Dns, NODE_ADDRESS, NODE_NAME, Node, POD_RANGE};
+pub use standing::{Extent, down, hold, up};
+pub use wait::wait_for;
+
+#[expect(clippy::print_stderr, reason = "a test harness has no log; its users read the test's output")]
+fn say_line(line: &str) {
+    eprintln!("whichpod-cluster: {line}");
+}

@@ -1,0 +1,88 @@
+//! Builds, starts and stops a cluster for tests by hand.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::process::ExitCode;
+use whichpod_cluster::{Client, Extent, KUBECONFIG_VARIABLE, down, hold, programs, up};
+
+/// A real Kubernetes for tests, on this machine only
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build what a cluster is made of, so that the first start need not
+    Build,
+    /// Start a cluster that stays, and print how to reach it: eval "$(whichpod-cluster up)"
+    Up {
+        /// Without nodes: no pod runs, and root is not needed
+        #[arg(long)]
+        control_plane: bool,
+    },
+    /// Take down every cluster that `up` left, and clear away what killed tests left
+    Down,
+    /// Own the cluster that `up` starts
+    #[command(hide = true)]
+    Hold {
+        #[arg(long)]
+        control_plane: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell if this fails.
+            let _ = writeln!(std::io::stderr(), "whichpod-cluster: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut out = std::io::stdout();
+    match Arguments::parse().command {
+        Action::Build => {
+            for path in programs::all()? {
+                writeln!(out, "{}", path.display())?;
+            }
+        }
+        Action::Up { control_plane } => {
+            let client = up(extent(control_plane), &["hold"])?;
+            write!(out, "{}", for_a_shell(&client)?)?;
+        }
+        Action::Down => {
+            for folder in down()? {
+                writeln!(out, "removed {}", folder.display())?;
+            }
+        }
+        Action::Hold { control_plane } => hold(extent(control_plane))?,
+    }
+    Ok(())
+}
+
+fn extent(control_plane: bool) -> Extent {
+    if control_plane { Extent::ControlPlane } else { Extent::Node }
+}
+
+/// Commands that make a shell, and the tests it runs, use the cluster.
+fn for_a_shell(client: &Client) -> Result<String> {
+    let kubeconfig = client.kubeconfig().display();
+    let kubenode = programs::kubenode()?;
+    let enter = client.entering().join(" ");
+    let mut text = format!(
+        "export {KUBECONFIG_VARIABLE}='{kubeconfig}' KUBECONFIG='{kubeconfig}' KUBECACHEDIR='{kubeconfig}-cache'\n\
+         kubectl() {{ {enter} '{}' kubectl \"$@\"; }}\n",
+        kubenode.display()
+    );
+    if !enter.is_empty() {
+        text +=
+            &format!("# Its network is a namespace of its own; what talks to it runs as: {enter} PROGRAM\n");
+    }
+    Ok(text)
+}

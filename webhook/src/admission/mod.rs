@@ -1,0 +1,8 @@
+//! Admission: from the bytes of a request to those of an answer.
+
+mod handler;
+mod record;
+mod review;
+
+pub use handler::{BODY_LIMIT, Handler, router};
+pub use record::{Result, Reviews};
