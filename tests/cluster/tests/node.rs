@@ -70,23 +70,19 @@ fn nginx_logs_the_services_address_and_not_the_pods() {
 #[test]
 fn a_headless_services_name_has_the_address_of_every_pod() {
     let scenario = Scenario::start(Node::shared());
-    let answer = scenario.inside(&["nslookup", "-type=a", &scenario.headless()]);
-    let listed = |address: &String| answer.contains(&format!("Address: {address}\n"));
-    assert!(scenario.addresses.iter().all(listed), "{answer}");
+    let lines = scenario.addresses.iter().map(|address| format!("Address: {address}\n")).collect();
+    scenario.asked_until(&["nslookup", "-type=a", &scenario.headless()], &lines);
 }
 
 #[test]
 fn a_headless_services_pods_are_called_as_core_dns_is_told() {
     let mut node = Node::start_own().unwrap();
     let scenario = Scenario::start(&node);
-    let records =
-        || scenario.inside(&["nslookup", "-type=srv", &format!("_http._tcp.{}", scenario.headless())]);
-    let answer = records();
-    let by_address = |address: &String| answer.contains(&address.replace('.', "-"));
-    assert!(scenario.addresses.iter().all(by_address), "{answer}");
+    let question = ["nslookup", "-type=srv", &format!("_http._tcp.{}", scenario.headless())];
+    let by_address = scenario.addresses.iter().map(|address| address.replace('.', "-")).collect();
+    scenario.asked_until(&question, &by_address);
     node.set_dns(Dns { pod_names: true, ttl: 1 }).unwrap();
-    let answer = records();
-    assert!(scenario.names.iter().all(|name| answer.contains(name)), "{answer}");
+    scenario.asked_until(&question, &scenario.names);
 }
 
 #[test]

@@ -101,6 +101,16 @@ impl Scenario {
         self.client.run(&[exec.as_slice(), command].concat()).unwrap()
     }
 
+    /// Waits until the answer has all of these: CoreDNS hears of a pod a moment after the pod is ready.
+    pub fn asked_until(&self, command: &[&str], contained: &BTreeSet<String>) {
+        let mut last = String::new();
+        let answered = wait_for("DNS to know every pod", Duration::from_secs(30), || {
+            last = self.inside(command);
+            Ok(contained.iter().all(|part| last.contains(part)).then_some(()))
+        });
+        assert!(answered.is_ok(), "{contained:?} not all in:\n{last}");
+    }
+
     pub fn headless(&self) -> String {
         format!("backend-headless.{}.svc.cluster.local", self.namespace.name())
     }
