@@ -2,8 +2,9 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
+use whichpod_config::Limits;
 
 use crate::error::Failure;
 
@@ -18,33 +19,73 @@ pub const X_WHICHPOD_UPSTREAM: HeaderName = HeaderName::from_static("x-whichpod-
 /// The pod's name, where the user wants it in the response.
 pub const X_WHICHPOD_POD: HeaderName = HeaderName::from_static("x-whichpod-pod");
 
-/// Makes a client's head fit to be sent to a pod: unambiguous, in origin form, without hop-by-hop fields.
+/// Makes a client's head fit to be sent to a pod that speaks `pod` (HTTP/1.1 or HTTP/2): unambiguous, without hop-by-hop
+/// fields, and with the authority where that version has it.
 ///
 /// # Errors
-/// [`Failure::BadRequest`] for what RFC 9112 §3.2 and §6 do not allow, [`Failure::MethodNotSupported`].
-pub fn prepare(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure> {
+/// [`Failure::BadRequest`] for what RFC 9112 §3.2 and §6, or RFC 9113 §8, do not allow, [`Failure::HeadTooLarge`],
+/// [`Failure::MethodNotSupported`].
+pub fn prepare(
+    head: &mut Parts,
+    target_host: &HeaderValue,
+    limits: Limits,
+    pod: Version,
+    has_body: bool,
+) -> Result<(), Failure> {
+    let from_http2 = head.version == Version::HTTP_2;
     if head.method == Method::CONNECT {
-        return Err(Failure::MethodNotSupported);
+        // RFC 9113 §8.5.
+        let malformed = from_http2 && head.uri.authority().is_none();
+        return Err(if malformed {
+            Failure::BadRequest("CONNECT has no authority")
+        } else {
+            Failure::MethodNotSupported
+        });
     }
-    check_host(head, target_host)?;
-    check_framing(&head.headers)?;
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        // Some pods know only this spelling.
-        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    if from_http2 {
+        check_http2(head, limits)?;
+        check_authority(head, target_host)?;
+    } else {
+        check_host(head, target_host)?;
+        check_framing(&head.headers)?;
+        if head.headers.contains_key(header::TRANSFER_ENCODING) {
+            // Some pods know only this spelling.
+            head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        to_origin_form(&mut head.uri)?;
     }
-    to_origin_form(&mut head.uri)?;
     let trailers = accepts_trailers(&head.headers);
     strip_hop_by_hop(&mut head.headers);
-    if trailers {
-        // RFC 9110 §10.1.4: TE is a hop-by-hop field, so Connection names it.
-        head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        head.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
-    }
-    if head.headers.get(header::EXPECT).is_some_and(is_continue) {
+    if expects_continue(&head.headers) {
         head.headers.remove(header::EXPECT);
     }
-    head.version = Version::HTTP_11;
+    let to_http2 = pod == Version::HTTP_2;
+    match (from_http2, to_http2) {
+        (false, true) => host_to_authority(head),
+        (true, false) => {
+            authority_to_host(head)?;
+            join_cookies(&mut head.headers);
+            if has_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
+                head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
+        (false, false) | (true, true) => {}
+    }
+    if trailers {
+        head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if !to_http2 {
+            // RFC 9110 §10.1.4: TE is a hop-by-hop field, so Connection names it.
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
+    head.version = pod;
     Ok(())
+}
+
+/// True if the client waits for `100 Continue` before it sends the body.
+#[must_use]
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(is_continue)
 }
 
 /// Makes a pod's head fit to be sent to the client; returns the pod's own limit for an idle connection, in
@@ -161,6 +202,95 @@ fn check_host(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure
         }
     }
     Ok(())
+}
+
+/// What h2 lets through although RFC 9113 §8.2.1 and §8.3.1 call it malformed, and the limits of HTTP/1.
+fn check_http2(head: &Parts, limits: Limits) -> Result<(), Failure> {
+    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if !target.starts_with('/') && !(target == "*" && head.method == Method::OPTIONS) {
+        return Err(Failure::BadRequest("the path does not begin with a slash"));
+    }
+    let mut bytes = target.len();
+    for (name, value) in &head.headers {
+        let value = value.as_bytes();
+        let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        if blank(value.first()) || blank(value.last()) {
+            return Err(Failure::BadRequest("a field's value begins or ends with a blank"));
+        }
+        // As in HTTP/1: name, colon, blank, value, line end.
+        bytes += name.as_str().len() + value.len() + 4;
+    }
+    if bytes > limits.head_bytes || head.headers.len() > limits.headers {
+        return Err(Failure::HeadTooLarge);
+    }
+    Ok(())
+}
+
+/// One valid authority, in `:authority` or in Host (RFC 9113 §8.3.1); it ends up in the target. A request without one
+/// gets the target's name.
+fn check_authority(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Failure::BadRequest("there are two Host headers"));
+    }
+    if let Some(authority) = head.uri.authority() {
+        let authority = authority.as_str().as_bytes();
+        if !is_valid_host(authority) {
+            return Err(Failure::BadRequest("the authority is not valid"));
+        }
+        if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority)) {
+            return Err(Failure::BadRequest("the authority and the Host header differ"));
+        }
+        head.headers.remove(header::HOST);
+        return Ok(());
+    }
+    let host = host.unwrap_or(target_host).clone();
+    if !is_valid_host(host.as_bytes()) {
+        return Err(Failure::BadRequest("the Host header is not valid"));
+    }
+    head.headers.insert(header::HOST, host);
+    host_to_authority(head);
+    Ok(())
+}
+
+/// From Host to `:authority`; a Host that is no authority (an empty one) stays where it is.
+fn host_to_authority(head: &mut Parts) {
+    head.headers.remove(header::TRANSFER_ENCODING);
+    let authority =
+        head.headers.get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let Some(authority) = authority else { return };
+    let mut target = std::mem::take(&mut head.uri).into_parts();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = Some(authority);
+    target.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    // Its three parts are there, and valid.
+    head.uri = Uri::from_parts(target).unwrap_or_default();
+    head.headers.remove(header::HOST);
+}
+
+/// From `:authority` to Host, and the path and query alone as the target.
+fn authority_to_host(head: &mut Parts) -> Result<(), Failure> {
+    if let Some(authority) = head.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str())
+            .map_err(|_| Failure::BadRequest("the authority is not valid"))?;
+        head.headers.insert(header::HOST, host);
+    }
+    to_origin_form(&mut head.uri)
+}
+
+/// HTTP/2 may send a cookie in crumbs; HTTP/1 has one line (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut cookie = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        cookie.extend_from_slice(b"; ");
+        cookie.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(cookie) = HeaderValue::from_bytes(&cookie) {
+        headers.insert(header::COOKIE, cookie);
+    }
 }
 
 /// `reg-name`, an address, or `[v6]`, and a port (RFC 3986 §3.2.2); empty is allowed (RFC 9110 §7.2).
@@ -294,7 +424,12 @@ mod tests {
 
     fn prepared(version: Version, uri: &str, fields: &[(&str, &str)]) -> Result<Parts, Failure> {
         let mut head = request(version, uri, fields);
-        prepare(&mut head, &HeaderValue::from_static("backend:10000")).map(|()| head)
+        prepared_for(Version::HTTP_11, &mut head, false).map(|()| head)
+    }
+
+    fn prepared_for(pod: Version, head: &mut Parts, has_body: bool) -> Result<(), Failure> {
+        let limits = Limits::default();
+        prepare(head, &HeaderValue::from_static("backend:10000"), limits, pod, has_body)
     }
 
     fn v11(fields: &[(&str, &str)]) -> Result<Parts, Failure> {
@@ -348,6 +483,56 @@ mod tests {
         assert!(prepared(Version::HTTP_11, "http://u@a/p", &[("host", "a")]).is_err());
         let head = prepared(Version::HTTP_10, "http://b/p", &[]).unwrap();
         assert_eq!(head.headers["host"], "b");
+    }
+
+    #[test]
+    fn a_request_keeps_its_meaning_from_one_version_to_the_other() {
+        let fields = [("host", "a:80"), ("te", "trailers"), ("transfer-encoding", "chunked"), ("cookie", "a=1")];
+        let mut head = request(Version::HTTP_11, "/p?q", &fields);
+        prepared_for(Version::HTTP_2, &mut head, true).unwrap();
+        assert_eq!((head.version, head.uri.to_string().as_str()), (Version::HTTP_2, "http://a:80/p?q"));
+        let left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["cookie", "te"]);
+
+        let fields = [("te", "trailers"), ("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
+        let mut head = request(Version::HTTP_2, "http://a:80/p?q", &fields);
+        prepared_for(Version::HTTP_11, &mut head, true).unwrap();
+        assert_eq!((head.version, head.uri.to_string().as_str()), (Version::HTTP_11, "/p?q"));
+        let values = ["host", "te", "connection", "cookie", "transfer-encoding"].map(|name| &head.headers[name]);
+        assert_eq!(values, ["a:80", "trailers", "te", "a=1; b=2; c=3", "chunked"]);
+
+        let mut head = request(Version::HTTP_2, "/p", &[("host", "a")]);
+        prepared_for(Version::HTTP_2, &mut head, false).unwrap();
+        assert_eq!((head.uri.to_string().as_str(), head.headers.len()), ("http://a/p", 0));
+        let mut head = request(Version::HTTP_2, "/p", &[]);
+        prepared_for(Version::HTTP_2, &mut head, false).unwrap();
+        assert_eq!(head.uri.to_string(), "http://backend:10000/p");
+        let mut head = request(Version::HTTP_11, "/p", &[("host", "")]);
+        prepared_for(Version::HTTP_2, &mut head, false).unwrap();
+        assert_eq!((head.uri.to_string().as_str(), head.headers["host"].as_bytes()), ("/p", &b""[..]));
+    }
+
+    #[test]
+    fn an_http_2_request_that_two_parsers_could_read_in_two_ways_is_malformed() {
+        let bad: &[(&str, &[(&str, &str)])] = &[
+            ("http://a/", &[("host", "b")]),
+            ("http://a/", &[("host", "a"), ("host", "a")]),
+            ("http://u@a/", &[]),
+            ("/", &[("host", "a/b")]),
+            ("http://a/", &[("x", " a")]),
+            ("http://a/", &[("x", "a\t")]),
+        ];
+        for (target, fields) in bad {
+            let mut head = request(Version::HTTP_2, target, fields);
+            let result = prepared_for(Version::HTTP_2, &mut head, false);
+            assert!(matches!(result, Err(Failure::BadRequest(_))), "{target} {fields:?}");
+        }
+        let many: Vec<_> = (0..101).map(|_| ("x", "1")).collect();
+        let mut head = request(Version::HTTP_2, "http://a/", &many);
+        assert_eq!(prepared_for(Version::HTTP_2, &mut head, false), Err(Failure::HeadTooLarge));
+        let long = "x".repeat(61_440);
+        let mut head = request(Version::HTTP_2, "http://a/", &[("x", &long)]);
+        assert_eq!(prepared_for(Version::HTTP_2, &mut head, false), Err(Failure::HeadTooLarge));
     }
 
     #[test]

@@ -39,12 +39,12 @@ impl Pool {
 
     /// Keeps a connection for the pod's next request.
     pub fn put(&mut self, mut connection: Box<UpstreamConnection>) {
-        if connection.endpoint.is_gone() || !connection.is_reusable() {
+        if connection.peer.endpoint.is_gone() || !connection.is_reusable() {
             return;
         }
         connection.idle_since = Instant::now();
         connection.reused = true;
-        self.idle.entry(connection.endpoint.id()).or_default().push(connection);
+        self.idle.entry(connection.peer.endpoint.id()).or_default().push(connection);
     }
 
     /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone.
@@ -53,7 +53,7 @@ impl Pool {
         self.idle.retain(|_, connections| {
             connections.retain_mut(|connection| {
                 now.duration_since(connection.idle_since) < connection.idle_limit
-                    && !connection.endpoint.is_gone()
+                    && !connection.peer.endpoint.is_gone()
                     && !connection.drive(cx)
             });
             !connections.is_empty()
@@ -63,7 +63,7 @@ impl Pool {
     /// Closes the idle connections of pods that are gone.
     pub fn drop_gone(&mut self) {
         self.idle.retain(|_, connections| {
-            connections.first().is_some_and(|connection| !connection.endpoint.is_gone())
+            connections.first().is_some_and(|connection| !connection.peer.endpoint.is_gone())
         });
     }
 
