@@ -196,7 +196,7 @@ user root;
 pid backend.pid;
 worker_processes 1;
 error_log stderr error;
-events {{ worker_connections 20000; }}
+events {{ worker_connections 8192; }}
 http {{
     access_log off;
     keepalive_timeout 1h;

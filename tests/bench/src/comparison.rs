@@ -234,7 +234,7 @@ impl Bench<'_> {
         let busy = good(client.run(Pace::Open(capacity * BUSY), self.length(), folder, || Ok(()))?)?;
         let spent = family.cpu()? - before;
         note(Metric::Cpu, spent.total / busy.ok as f64);
-        note(Metric::CpuUser, spent.user / busy.ok as f64);
+        note(Metric::CpuUser, spent.user() / busy.ok as f64);
 
         let before = family.cpu()?;
         let mut pss = Ok(f64::NAN);

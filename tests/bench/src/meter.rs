@@ -10,15 +10,29 @@ use anyhow::{Context, Result};
 pub struct Cpu {
     /// Microseconds.
     pub total: f64,
-    /// The share of it outside of the kernel, in microseconds; counted in ticks of 10 ms.
-    pub user: f64,
+    /// Ticks outside of the kernel.
+    user: f64,
+    /// Ticks in the kernel.
+    system: f64,
+}
+
+impl Cpu {
+    /// The share of it outside of the kernel, in microseconds; ticks are coarse, so only long runs tell.
+    #[must_use]
+    pub fn user(&self) -> f64 {
+        self.total * self.user / (self.user + self.system)
+    }
 }
 
 impl Sub for Cpu {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
-        Self { total: self.total - before.total, user: self.user - before.user }
+        Self {
+            total: self.total - before.total,
+            user: self.user - before.user,
+            system: self.system - before.system,
+        }
     }
 }
 
@@ -59,7 +73,8 @@ impl Family {
                 cpu.total += run / 1_000.0;
                 let stat = fs::read_to_string(path.join("stat")).with_context(gone)?;
                 let stat = parse_stat(&stat).context("an unknown form of /proc/PID/stat")?;
-                cpu.user += stat.share_of_user() * run / 1_000.0;
+                cpu.user += stat.user;
+                cpu.system += stat.system;
             }
         }
         Ok(cpu)
@@ -84,13 +99,6 @@ struct Stat {
     parent: u32,
     user: f64,
     system: f64,
-}
-
-impl Stat {
-    fn share_of_user(&self) -> f64 {
-        let sum = self.user + self.system;
-        if sum > 0.0 { self.user / sum } else { 0.0 }
-    }
 }
 
 /// proc(5); the name in parentheses can hold anything.

@@ -39,14 +39,18 @@ impl Load {
         let log = folder.join("h2load.log");
         let _ = fs::remove_file(&log);
         let mut command = Command::new(&self.h2load);
+        let clients = match pace {
+            Pace::Closed => self.connections,
+            Pace::Open(rate) => clients(rate * length.as_secs_f64(), self.connections),
+        };
         command
             .args(["--threads=1", "--warm-up-time=0"])
-            .arg(format!("--clients={}", self.connections))
+            .arg(format!("--clients={clients}"))
             .arg(format!("--max-concurrent-streams={}", self.streams))
             .arg(format!("--duration={}ms", length.as_millis()))
             .arg(format!("--log-file={}", log.display()));
         if let Pace::Open(rate) = pace {
-            command.arg(format!("--rps={:.3}", rate / self.connections as f64));
+            command.arg(format!("--rps={:.3}", rate / clients as f64));
         }
         if let Some(body) = &self.body {
             command.arg(format!("--data={}", body.display()));
@@ -65,6 +69,11 @@ impl Load {
         outcome.latencies = latencies(&fs::read_to_string(&log).unwrap_or_default());
         Ok(outcome)
     }
+}
+
+/// A client that is to send less than a few requests may send none: fewer of them, then.
+fn clients(requests: f64, most: usize) -> usize {
+    (1..=most).rev().find(|clients| requests >= 8.0 * *clients as f64).unwrap_or(1)
 }
 
 /// `finished in 1.01s, 123.45 req/s, …` and
@@ -115,6 +124,11 @@ mod tests {
         assert_eq!(outcome.elapsed, Duration::from_secs(2));
         assert!(outcome.reason.unwrap().contains("4 errored"));
         assert!(summary("finished in").is_none());
+    }
+
+    #[test]
+    fn a_calm_load_comes_from_fewer_clients() {
+        assert_eq!([1_000.0, 64.0, 63.0, 10.0, 0.5].map(|requests| clients(requests, 8)), [8, 8, 7, 1, 1]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub fn launch(program: &Path, setup: &Setup<'_>) -> Launch {
     let h2 = matches!(setup.protocol, Protocol::H2c | Protocol::Grpc);
     let proto = if h2 { " proto h2" } else { "" };
     let mut lines =
-        vec!["global".to_owned(), format!("    nbthread {}", setup.workers), "    maxconn 20000".to_owned()];
+        vec!["global".to_owned(), format!("    nbthread {}", setup.workers), "    maxconn 4000".to_owned()];
     if setup.log {
         // It writes to no files: a container's log is its standard output, which is a file here.
         lines.push("    log stdout format raw local0".to_owned());

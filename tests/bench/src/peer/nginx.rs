@@ -88,7 +88,7 @@ pid nginx.pid;
 worker_processes {workers};
 error_log stderr error;
 events {{
-    worker_connections 20000;
+    worker_connections 8192;
 }}
 {body}"
     );
