@@ -360,9 +360,7 @@ impl PodBody {
                 self.end(None);
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.break_off(broken_by(&error), cx)
-            }
+            Poll::Ready(Some(Err(error))) => self.break_off(broken_by(&error), cx),
             Poll::Pending => match self.exchange.interrupted(cx) {
                 Some(failure) => {
                     let broken = match failure {

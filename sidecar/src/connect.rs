@@ -77,9 +77,8 @@ pub async fn acquire(
 /// A place on an HTTP/2 connection. There is one to each pod, and another at the pod's limit; while one request opens it,
 /// the others wait.
 async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<http2::Slot, Failure> {
-    let take = |exchange: &Exchange, choice: &Choice| {
-        exchange.worker.http2.borrow_mut().take(choice.endpoint.id())
-    };
+    let take =
+        |exchange: &Exchange, choice: &Choice| exchange.worker.http2.borrow_mut().take(choice.endpoint.id());
     let started = Instant::now();
     let mut choice = choose(exchange, tried, []).await?;
     exchange.chosen(&choice);

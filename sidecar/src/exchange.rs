@@ -20,8 +20,8 @@ use crate::body::{BodyProgress, RequestBody};
 use crate::error::{Broken, Failure, Verdict, broken};
 use crate::grpc;
 use crate::io::Downstream;
-use crate::site::Site;
 use crate::peer::Peer;
+use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::Worker;
 
@@ -62,7 +62,7 @@ impl Exchange {
         record.stream_id = Some(worker.shared.next_request.fetch_add(1, Relaxed));
         Box::new(Self {
             record,
-            timers: Timers::new(&site.config.timeouts),
+            timers: Timers::new(&site.config.timeouts, started),
             site,
             worker,
             downstream,
@@ -400,14 +400,14 @@ struct Timers {
 }
 
 impl Timers {
-    fn new(timeouts: &Timeouts) -> Self {
+    fn new(timeouts: &Timeouts, started: Instant) -> Self {
         Self {
             request: timeouts.request,
             deadline: None,
             idle: timeouts.idle,
             request_timer: None,
             idle_timer: None,
-            moved: Instant::now(),
+            moved: started,
         }
     }
 

@@ -316,9 +316,7 @@ fn classify(error: &h2::Error) -> SendError {
         (Failure::Closed, "goaway", Progress::NothingSent)
     } else if error.is_reset() && error.is_remote() {
         match error.reason() {
-            Some(Reason::REFUSED_STREAM) => {
-                (Failure::StreamRefused, "refused_stream", Progress::NothingSent)
-            }
+            Some(Reason::REFUSED_STREAM) => (Failure::StreamRefused, "refused_stream", Progress::NothingSent),
             _ => (Failure::StreamReset, "stream_reset", Progress::NoResponseByte),
         }
     } else if let Some(io) = error.get_io() {
