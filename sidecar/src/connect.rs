@@ -1,21 +1,27 @@
 //! A connection to a pod: an idle one, or a new one, with fail-over to other pods until one takes it.
 
+use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use smallvec::SmallVec;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use whichpod_upstream::{Choice, EndpointId, NoEndpoint};
 
 use crate::error::{ConnectFailure, Failure};
 use crate::exchange::Exchange;
+use crate::peer::Peer;
 use crate::site::Site;
+use crate::transport::Transport;
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::spawn;
 
@@ -44,6 +50,14 @@ impl Tried {
     }
 }
 
+/// A new connection to a pod, and who that is.
+pub struct Opened {
+    /// Our end.
+    pub stream: Transport,
+    /// The pod.
+    pub peer: Peer,
+}
+
 /// A connection that the request can be sent on now, not idle for longer than `max_idle`.
 ///
 /// # Errors
@@ -55,10 +69,35 @@ pub async fn acquire(
 ) -> Result<Box<UpstreamConnection>, Failure> {
     let choice = choose(exchange, tried, []).await?;
     exchange.chosen(&choice);
-    if let Some(connection) = idle(exchange, &choice, max_idle) {
+    let idle = |exchange: &Exchange, choice: &Choice| {
+        exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), exchange.owner(), max_idle)
+    };
+    if let Some(connection) = idle(exchange, &choice) {
         return Ok(connection);
     }
-    connect(exchange, tried, choice, max_idle).await
+    match connect(exchange, tried, choice, idle).await? {
+        Found::Idle(connection) => Ok(connection),
+        Found::New(opened) => {
+            let config = &exchange.site.config;
+            let (limits, idle) = (config.limits, config.timeouts.upstream_idle);
+            let connection = UpstreamConnection::open(opened, exchange.owner(), limits, idle).await;
+            connection.map(Box::new).map_err(|_| Failure::Connect(ConnectFailure::Other))
+        }
+    }
+}
+
+/// A connection of its own to a pod.
+///
+/// # Errors
+/// As [`acquire`].
+pub async fn open(exchange: &mut Exchange) -> Result<Opened, Failure> {
+    let tried = &mut Tried::default();
+    let choice = choose(exchange, tried, []).await?;
+    exchange.chosen(&choice);
+    match connect(exchange, tried, choice, |_, _| None::<Infallible>).await? {
+        Found::Idle(never) => match never {},
+        Found::New(opened) => Ok(opened),
+    }
 }
 
 /// A pod that was not met yet, else one that was met and took the connection.
@@ -83,35 +122,38 @@ async fn choose(
     })
 }
 
-fn idle(exchange: &Exchange, choice: &Choice, max_idle: Duration) -> Option<Box<UpstreamConnection>> {
-    exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), max_idle)
+/// What came first: a connection that had become idle meanwhile, or a new one.
+enum Found<C> {
+    Idle(C),
+    New(Opened),
 }
 
 /// Connects to `first`, to another pod at its failure or after [`STAGGER`] of silence, and so on.
-async fn connect(
+async fn connect<C>(
     exchange: &mut Exchange,
     tried: &mut Tried,
     first: Choice,
-    max_idle: Duration,
-) -> Result<Box<UpstreamConnection>, Failure> {
+    idle: impl Fn(&Exchange, &Choice) -> Option<C>,
+) -> Result<Found<C>, Failure> {
     let started = Instant::now();
     let limit = exchange.site.config.timeouts.connect;
+    let introduction = exchange.introduction();
     let mut racing = FuturesUnordered::new();
     let mut in_flight = InFlight::new();
     let mut next_start = started + STAGGER;
     let mut more = true;
     let mut last = ConnectFailure::Timeout;
     in_flight.push((first.clone(), started));
-    racing.push(dial(Arc::clone(&exchange.site), first, limit));
+    racing.push(dial(Arc::clone(&exchange.site), first, limit, introduction.clone()));
     loop {
         let start_another = tokio::select! {
             biased;
             Some(dialled) = racing.next() => {
                 in_flight.retain(|(choice, _)| choice.endpoint.id() != dialled.choice.endpoint.id());
-                match finish(exchange, dialled).await {
-                    Ok(connection) => {
+                match finish(exchange, dialled) {
+                    Ok(opened) => {
                         leave(exchange, racing, &in_flight, "connect_slow");
-                        return Ok(connection);
+                        return Ok(Found::New(opened));
                     }
                     Err((endpoint, how)) => {
                         last = how;
@@ -131,12 +173,12 @@ async fn connect(
             match choose(exchange, tried, in_flight.iter().map(|(choice, _)| choice.endpoint.id())).await {
                 Ok(choice) => {
                     exchange.chosen(&choice);
-                    if let Some(connection) = idle(exchange, &choice, max_idle) {
+                    if let Some(connection) = idle(exchange, &choice) {
                         leave(exchange, racing, &in_flight, "connect_slow");
-                        return Ok(connection);
+                        return Ok(Found::Idle(connection));
                     }
                     in_flight.push((choice.clone(), Instant::now()));
-                    racing.push(dial(Arc::clone(&exchange.site), choice, limit));
+                    racing.push(dial(Arc::clone(&exchange.site), choice, limit, introduction.clone()));
                 }
                 Err(_) => more = false,
             }
@@ -166,7 +208,7 @@ fn leave(
     let site = Arc::clone(&exchange.site);
     spawn(async move {
         while let Some(Dialled { choice, result, .. }) = racing.next().await {
-            report(&site, &choice, result.map(drop).map_err(|error| ConnectFailure::from(&error)));
+            report(&site, &choice, result.map(drop).map_err(|refusal| refusal.how));
         }
     });
 }
@@ -188,16 +230,44 @@ fn report(site: &Site, choice: &Choice, result: Result<(), ConnectFailure>) {
 struct Dialled {
     choice: Choice,
     since: Instant,
-    result: io::Result<TcpStream>,
+    result: Result<(Transport, Option<SocketAddr>), Refusal>,
 }
 
-async fn dial(site: Arc<Site>, choice: Choice, limit: Duration) -> Dialled {
+/// Why a connection could not be made.
+struct Refusal {
+    how: ConnectFailure,
+    /// What there is to say of it beyond that.
+    more: Option<String>,
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self { how: ConnectFailure::from(&error), more: None }
+    }
+}
+
+/// Connects to one pod; what the pod must know of the client goes first, then TLS.
+async fn dial(site: Arc<Site>, choice: Choice, limit: Duration, introduction: Option<Bytes>) -> Dialled {
     let since = Instant::now();
     site.stats.connects_total.fetch_add(1, Relaxed);
     choice.endpoint.counts().connects_total.fetch_add(1, Relaxed);
-    let result = match timeout(limit, TcpStream::connect(choice.endpoint.address())).await {
-        Ok(result) => result.and_then(set_options),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    let connecting = async {
+        let mut stream = set_options(TcpStream::connect(choice.endpoint.address()).await?)?;
+        let local = stream.local_addr().ok();
+        if let Some(introduction) = introduction {
+            stream.write_all(&introduction).await?;
+        }
+        let Some(tls) = &site.tls else { return Ok((Transport::Tcp(stream), local)) };
+        let secured = tls.connect(stream).await;
+        let secured = secured.map_err(|error| Refusal {
+            how: ConnectFailure::Tls,
+            more: Some(format!("TLS_error: {error}")),
+        })?;
+        Ok((secured, local))
+    };
+    let result = match timeout(limit, connecting).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
     };
     Dialled { choice, since, result }
 }
@@ -210,25 +280,20 @@ fn set_options(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn finish(
-    exchange: &mut Exchange,
-    dialled: Dialled,
-) -> Result<Box<UpstreamConnection>, (EndpointId, ConnectFailure)> {
+fn finish(exchange: &mut Exchange, dialled: Dialled) -> Result<Opened, (EndpointId, ConnectFailure)> {
     let Dialled { choice, since, result } = dialled;
-    let how = match result {
-        Ok(stream) => {
+    match result {
+        Ok((stream, local)) => {
             report(&exchange.site, &choice, Ok(()));
-            let config = &exchange.site.config;
-            match UpstreamConnection::open(stream, &choice, config.limits, config.timeouts.upstream_idle)
-                .await
-            {
-                Ok(connection) => return Ok(Box::new(connection)),
-                Err(_) => ConnectFailure::Other,
-            }
+            Ok(Opened { stream, peer: Peer::new(&choice, local) })
         }
-        Err(error) => ConnectFailure::from(&error),
-    };
-    report(&exchange.site, &choice, Err(how));
-    exchange.connect_failed(&choice, how.reason(), since);
-    Err((choice.endpoint.id(), how))
+        Err(Refusal { how, more }) => {
+            report(&exchange.site, &choice, Err(how));
+            exchange.connect_failed(&choice, how.reason(), since);
+            if let Some(more) = more {
+                exchange.record.transport_failure = Some(more.into());
+            }
+            Err((choice.endpoint.id(), how))
+        }
+    }
 }

@@ -226,7 +226,7 @@ fn is_continue(value: &HeaderValue) -> bool {
 }
 
 /// Fields for this connection only (RFC 9110 §7.6.1), those that Connection names among them.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let mut named = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
         // The usual values name no field; a Vec that stays empty costs nothing.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,12 +12,17 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::body::BodyProgress;
+use crate::body::{BodyProgress, LINGER};
 use crate::site::Site;
+use crate::transport::Transport;
+use crate::tunnel::Switched;
+
+/// So much is read at a time to find out what a client speaks: most heads whole.
+const LOOK: usize = 2048;
 
 /// What a client's connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +36,6 @@ pub enum Phase {
 }
 
 /// A client's connection, as its requests and the worker's sweep see it.
-#[derive(Debug)]
 pub struct Downstream {
     /// Number of the connection in this process.
     pub id: u64,
@@ -38,6 +43,8 @@ pub struct Downstream {
     pub remote: SocketAddr,
     /// Our end.
     pub local: SocketAddr,
+    /// When it was accepted.
+    pub accepted: Instant,
     phase: Cell<Phase>,
     since: Cell<Instant>,
     expired: Cell<bool>,
@@ -45,22 +52,27 @@ pub struct Downstream {
     /// The last request's body, which may go on after its response.
     body: RefCell<Option<Rc<BodyProgress>>>,
     reader: RefCell<Option<Waker>>,
+    /// What the connection becomes when the response is out.
+    switched: RefCell<Option<Switched>>,
 }
 
 impl Downstream {
     /// A connection that was just accepted.
     #[must_use]
     pub fn new(id: u64, remote: SocketAddr, local: SocketAddr) -> Self {
+        let now = Instant::now();
         Self {
             id,
             remote,
             local,
+            accepted: now,
             phase: Cell::new(Phase::Idle),
-            since: Cell::new(Instant::now()),
+            since: Cell::new(now),
             expired: Cell::new(false),
             reset: Cell::new(false),
             body: RefCell::new(None),
             reader: RefCell::new(None),
+            switched: RefCell::new(None),
         }
     }
 
@@ -90,6 +102,17 @@ impl Downstream {
         self.body.replace(body);
     }
 
+    /// The connection becomes a tunnel when the response is out.
+    pub fn switch(&self, switched: Switched) {
+        self.switched.replace(Some(switched));
+    }
+
+    /// The pod's end of the tunnel that the connection has become.
+    #[must_use]
+    pub fn take_switched(&self) -> Option<Switched> {
+        self.switched.take()
+    }
+
     /// Ends the connection at its next read, which is made to happen now.
     pub fn expire(&self) {
         self.expired.set(true);
@@ -113,6 +136,8 @@ impl Downstream {
 /// A client's socket.
 pub struct DownstreamIo {
     stream: TcpStream,
+    /// Read to find out what the client speaks, and still to be read by whoever speaks it.
+    looked_at: Vec<u8>,
     connection: Rc<Downstream>,
     site: Arc<Site>,
     /// The client does not take what is there for it.
@@ -123,7 +148,53 @@ impl DownstreamIo {
     /// Tells `connection` about everything that is read from `stream`, and counts for `site` whether writing waits.
     #[must_use]
     pub fn new(stream: TcpStream, connection: Rc<Downstream>, site: Arc<Site>) -> Self {
-        Self { stream, connection, site, blocked: Cell::new(false) }
+        Self { stream, looked_at: Vec::new(), connection, site, blocked: Cell::new(false) }
+    }
+
+    /// What [`Self::poll_look`] has read and nobody else yet.
+    #[must_use]
+    pub fn looked_at(&self) -> &[u8] {
+        &self.looked_at
+    }
+
+    /// Reads more of what the client says, to be read again later; 0 at its end.
+    pub fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut chunk = [MaybeUninit::uninit(); LOOK];
+        let mut chunk = ReadBuf::uninit(&mut chunk);
+        ready!(self.poll_socket(cx, &mut chunk))?;
+        self.looked_at.extend_from_slice(chunk.filled());
+        Poll::Ready(Ok(chunk.filled().len()))
+    }
+
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.connection.is_expired() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                if buf.filled().len() > before && self.connection.phase().0 == Phase::Idle {
+                    self.connection.phase.set(Phase::Head);
+                    self.connection.since.set(Instant::now());
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                let mut reader = self.connection.reader.borrow_mut();
+                if !reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    *reader = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Reads what still comes, for a while: left unread, closing the socket would reset the connection under what the client
+    /// has not read yet.
+    pub async fn linger(mut self) {
+        let mut unread = vec![0; 8192];
+        let until_end = async { while self.read(&mut unread).await.is_ok_and(|count| count > 0) {} };
+        let _ = tokio::time::timeout(LINGER, until_end).await;
     }
 
     fn set_blocked(&self, blocked: bool) {
@@ -154,26 +225,16 @@ impl AsyncRead for DownstreamIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.connection.is_expired() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if self.looked_at.is_empty() {
+            return self.poll_socket(cx, buf);
         }
-        let before = buf.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            Poll::Ready(result) => {
-                if buf.filled().len() > before && self.connection.phase().0 == Phase::Idle {
-                    self.connection.phase.set(Phase::Head);
-                    self.connection.since.set(Instant::now());
-                }
-                Poll::Ready(result)
-            }
-            Poll::Pending => {
-                let mut reader = self.connection.reader.borrow_mut();
-                if !reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    *reader = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            }
+        let count = self.looked_at.len().min(buf.remaining());
+        buf.put_slice(&self.looked_at[..count]);
+        self.looked_at.drain(..count);
+        if self.looked_at.is_empty() {
+            self.looked_at = Vec::new();
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -207,15 +268,26 @@ impl Traffic {
 
 /// A socket to a pod.
 pub struct UpstreamIo {
-    stream: TcpStream,
+    stream: Transport,
     traffic: Rc<Traffic>,
 }
 
 impl UpstreamIo {
     /// Counts what goes over `stream` in `traffic`.
     #[must_use]
-    pub fn new(stream: TcpStream, traffic: Rc<Traffic>) -> Self {
+    pub fn new(stream: Transport, traffic: Rc<Traffic>) -> Self {
         Self { stream, traffic }
+    }
+
+    /// True once the pod has refused to read more.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.traffic.refused()
+    }
+
+    /// Lets the connection end with a reset (RST) instead of an orderly end (FIN).
+    pub fn reset(&self) {
+        self.stream.reset();
     }
 }
 

@@ -9,19 +9,27 @@ use whichpod_upstream::EndpointId;
 
 use crate::upstream_connection::UpstreamConnection;
 
-/// Idle connections by pod; the most recently used is last.
+/// The client's connection that a pod's connection belongs to; usually none: any request may use it.
+pub type Owner = Option<u64>;
+
+/// Idle connections by pod and owner; the most recently used is last.
 #[derive(Default)]
 pub struct Pool {
     #[expect(clippy::vec_box, reason = "a connection is over a kilobyte: only its pointer moves in and out")]
-    idle: HashMap<EndpointId, Vec<Box<UpstreamConnection>>>,
+    idle: HashMap<(EndpointId, Owner), Vec<Box<UpstreamConnection>>>,
 }
 
 impl Pool {
     /// The freshest live connection to this pod that has not been idle for longer than `max_idle`.
-    pub fn take(&mut self, endpoint: EndpointId, max_idle: Duration) -> Option<Box<UpstreamConnection>> {
+    pub fn take(
+        &mut self,
+        endpoint: EndpointId,
+        owner: Owner,
+        max_idle: Duration,
+    ) -> Option<Box<UpstreamConnection>> {
         // It is only looked at: whoever uses it registers a waker of its own.
         let cx = &mut Context::from_waker(Waker::noop());
-        let connections = self.idle.get_mut(&endpoint)?;
+        let connections = self.idle.get_mut(&(endpoint, owner))?;
         while let Some(mut connection) = connections.pop() {
             let limit = connection.idle_limit.min(max_idle);
             // The one used last is the freshest: what lies below it is older still.
@@ -39,12 +47,12 @@ impl Pool {
 
     /// Keeps a connection for the pod's next request.
     pub fn put(&mut self, mut connection: Box<UpstreamConnection>) {
-        if connection.endpoint.is_gone() || !connection.is_reusable() {
+        if connection.peer.endpoint.is_gone() || !connection.is_reusable() {
             return;
         }
         connection.idle_since = Instant::now();
         connection.reused = true;
-        self.idle.entry(connection.endpoint.id()).or_default().push(connection);
+        self.idle.entry((connection.peer.endpoint.id(), connection.owner)).or_default().push(connection);
     }
 
     /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone.
@@ -53,7 +61,7 @@ impl Pool {
         self.idle.retain(|_, connections| {
             connections.retain_mut(|connection| {
                 now.duration_since(connection.idle_since) < connection.idle_limit
-                    && !connection.endpoint.is_gone()
+                    && !connection.peer.endpoint.is_gone()
                     && !connection.drive(cx)
             });
             !connections.is_empty()
@@ -63,7 +71,7 @@ impl Pool {
     /// Closes the idle connections of pods that are gone.
     pub fn drop_gone(&mut self) {
         self.idle.retain(|_, connections| {
-            connections.first().is_some_and(|connection| !connection.endpoint.is_gone())
+            connections.first().is_some_and(|connection| !connection.peer.endpoint.is_gone())
         });
     }
 

@@ -18,6 +18,8 @@ use crate::headers;
 use crate::io::Downstream;
 use crate::retry::{self, Decision, Progress, Replay};
 use crate::site::Site;
+use crate::tunnel::Switched;
+use crate::upgrade::{self, Switch};
 use crate::upstream_connection::{SendError, UpstreamConnection};
 use crate::worker::Worker;
 
@@ -39,6 +41,9 @@ pub async fn handle(
     let mut exchange = Exchange::begin(worker, site, downstream);
     let draining = exchange.worker.shared.is_draining();
     let mut response = match forward(&mut exchange, request).await {
+        Ok((head, connection)) if exchange.is_switched() => {
+            return Ok(switch(exchange, head, connection).await);
+        }
         Ok((head, connection)) => {
             let (mut parts, incoming) = head.into_parts();
             if exchange.ends_with_connection(&incoming) {
@@ -52,6 +57,18 @@ pub async fn handle(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// The pod has agreed to switch: hands its end of the tunnel to whoever has the client's.
+async fn switch(
+    exchange: Box<Exchange>,
+    head: Response<Incoming>,
+    connection: Box<UpstreamConnection>,
+) -> Response<ResponseBody> {
+    let downstream = Rc::clone(&exchange.downstream);
+    let (pod, from_pod, peer) = connection.into_parts().await;
+    downstream.switch(Switched { exchange, pod, peer, from_pod });
+    head.map(|_| ResponseBody::Empty)
 }
 
 /// Sends the request to one pod after another until one answers or the rules say stop.
@@ -69,7 +86,7 @@ async fn forward(
     let mut retries = 0;
     for _ in 0..MOST_SENDS {
         let mut connection = acquire(exchange, &mut tried, max_idle).await?;
-        exchange.attempt(&connection);
+        exchange.attempt(&connection.peer, connection.reused);
         let copy = (replay == Replay::Safe).then(|| copy_head(&request));
         let sent = send(exchange, &mut connection, request).await;
         let (decision, failure, again) = match sent {
@@ -105,7 +122,7 @@ async fn forward(
             note_limit(exchange, decision);
             return Err(failure);
         };
-        tried.failed(connection.endpoint.id());
+        tried.failed(connection.peer.endpoint.id());
         drop(connection);
         if let Decision::Again { counted: true } = decision {
             exchange.retry_begins();
@@ -131,7 +148,15 @@ fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reques
         RequestBody::new(incoming, progress)
     };
     let site = Arc::clone(&exchange.site);
-    let prepared = headers::prepare(&mut head, &site.host);
+    let switch = upgrade::asked(&head, !body.is_end_stream());
+    let prepared = match &switch {
+        Some(Switch::Connect) => upgrade::prepare_connect(&mut head),
+        _ => headers::prepare(&mut head, &site.host),
+    };
+    if let Some(switch) = switch {
+        upgrade::ask(&switch, &mut head);
+        exchange.ask(switch);
+    }
     headers::ensure_request_id(&mut head.headers);
     exchange.record.trace_id = headers::trace_id(&head.headers);
     if site.config.headers.append_x_forwarded_for {
@@ -200,13 +225,10 @@ fn finish_head(
     response: &mut Response<Incoming>,
 ) -> Result<(), Failure> {
     let (status, version) = (response.status(), response.version());
-    // Nobody asked to switch protocols: `Upgrade` is not passed on. hyper swallows the other interim responses.
-    if status.is_informational() {
-        return Err(Failure::UpstreamProtocol);
-    }
-    let idle_seconds = headers::finish(response.headers_mut())?;
     // The pod closes at its limit: stop using the connection a second before.
-    if let Some(seconds) = idle_seconds {
+    if !exchange.switches(status, response.headers_mut())?
+        && let Some(seconds) = headers::finish(response.headers_mut())?
+    {
         connection.idle_limit = Duration::from_secs(seconds.saturating_sub(1));
     }
     if exchange.site.config.headers.expose_upstream {
@@ -218,10 +240,10 @@ fn finish_head(
 }
 
 fn expose(connection: &UpstreamConnection, headers: &mut HeaderMap) {
-    if let Ok(address) = HeaderValue::try_from(connection.endpoint.address().to_string()) {
+    if let Ok(address) = HeaderValue::try_from(connection.peer.endpoint.address().to_string()) {
         headers.insert(headers::X_WHICHPOD_UPSTREAM, address);
     }
-    if let Some(pod) = connection.pod.as_deref().and_then(|pod| HeaderValue::from_str(pod).ok()) {
+    if let Some(pod) = connection.peer.pod.as_deref().and_then(|pod| HeaderValue::from_str(pod).ok()) {
         headers.insert(headers::X_WHICHPOD_POD, pod);
     }
 }

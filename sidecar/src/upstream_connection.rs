@@ -4,26 +4,25 @@
 //! hand-over between tasks, and dropping it closes the connection.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use whichpod_config::Limits;
-use whichpod_upstream::{Choice, Endpoint};
 
 use crate::body::RequestBody;
+use crate::connect::Opened;
 use crate::error::Failure;
 use crate::io::{Traffic, UpstreamIo};
+use crate::peer::Peer;
+use crate::pool::Owner;
 use crate::retry::Progress;
 
 /// A connection to a pod.
@@ -33,11 +32,9 @@ pub struct UpstreamConnection {
     driver_ended: bool,
     traffic: Rc<Traffic>,
     /// The pod.
-    pub endpoint: Arc<Endpoint>,
-    /// The pod's name as it was known when the connection was opened.
-    pub pod: Option<Arc<str>>,
-    /// Our end.
-    pub local: Option<SocketAddr>,
+    pub peer: Peer,
+    /// Whose requests it serves.
+    pub owner: Owner,
     /// A request was served on it before.
     pub reused: bool,
     /// When it became idle.
@@ -64,27 +61,24 @@ impl UpstreamConnection {
     /// # Errors
     /// None that hyper makes today; they would be those of its handshake.
     pub async fn open(
-        stream: TcpStream,
-        choice: &Choice,
+        Opened { stream, peer }: Opened,
+        owner: Owner,
         limits: Limits,
         idle_limit: Duration,
     ) -> hyper::Result<Self> {
-        let local = stream.local_addr().ok();
         let traffic = Rc::new(Traffic::default());
         let io = TokioIo::new(UpstreamIo::new(stream, Rc::clone(&traffic)));
         let mut builder = http1::Builder::new();
         // A pod's head may be as large as a client's.
         builder.max_buf_size(limits.head_bytes.max(8192));
         let (sender, driver) = builder.handshake(io).await?;
-        choice.endpoint.counts().connections_active.fetch_add(1, Relaxed);
         Ok(Self {
             sender,
             driver,
             driver_ended: false,
             traffic,
-            endpoint: Arc::clone(&choice.endpoint),
-            pod: choice.pod.clone(),
-            local,
+            peer,
+            owner,
             reused: false,
             idle_since: Instant::now(),
             idle_limit,
@@ -102,6 +96,15 @@ impl UpstreamConnection {
     /// True if another request can be sent now: the last one is complete in both directions.
     pub fn is_reusable(&mut self) -> bool {
         !self.driver_ended && !self.traffic.refused() && self.sender.is_ready()
+    }
+
+    /// The socket after the pod has agreed to something else than HTTP, what was read from it already, and who the pod is.
+    pub async fn into_parts(mut self: Box<Self>) -> (UpstreamIo, Bytes, Peer) {
+        // It ends with the response's head.
+        poll_fn(|cx| if self.drive(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        let Self { driver, peer, .. } = *self;
+        let parts = driver.into_parts();
+        (parts.io.into_inner(), parts.read_buf, peer)
     }
 
     /// Sends one request and waits for the response's head.
@@ -157,12 +160,6 @@ impl UpstreamConnection {
                 Err(SendError { failure, reason, progress, request: None })
             }
         }
-    }
-}
-
-impl Drop for UpstreamConnection {
-    fn drop(&mut self) {
-        self.endpoint.counts().connections_active.fetch_sub(1, Relaxed);
     }
 }
 

@@ -52,6 +52,10 @@ pub struct Upstream {
     pub limits: Limits,
     /// What is added to requests and responses.
     pub headers: Headers,
+    /// TLS towards the pods; `None`: clear text.
+    pub tls: Option<Tls>,
+    /// How the pods are told who the client is; `None`: not below HTTP.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Resolved at the first connection only, and not waited for by `/ready` (upstreams of `"*"`).
     pub lazy: bool,
 }
@@ -91,6 +95,41 @@ pub enum Protocol {
     Auto,
     /// HTTP/1.0 and HTTP/1.1.
     Http1,
+    /// Bytes, whatever they mean: one pod a connection.
+    Tcp,
+}
+
+/// TLS towards the pods. Files are read by whoever runs with this, and read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// SNI, and the name that the certificate must have (default: the target's host).
+    pub server_name: String,
+    /// Authorities that are trusted (PEM); `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its private key (PEM).
+    pub client_certificate: Option<ClientCertificate>,
+    /// Protocols that are offered, the favourite first (default: `http/1.1` in protocol http1, else none).
+    pub alpn: Vec<String>,
+    /// Trusts whoever answers.
+    pub insecure_skip_verify: bool,
+}
+
+/// A certificate and its private key, as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The chain, our own certificate first.
+    pub cert_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How a pod is chosen.

@@ -7,6 +7,7 @@ pub mod dns;
 
 pub mod backend;
 pub mod scripted;
+pub mod tls;
 
 pub mod virtual_ip;
 
