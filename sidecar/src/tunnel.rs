@@ -68,11 +68,12 @@ pub async fn run(mut exchange: Box<Exchange>, ends: Ends) {
     let sni = if exchange.record.protocol.is_none() { Sni::Waiting } else { Sni::Done };
     let mut tunnel = Tunnel { exchange, client, pod, to_pod, to_client, first: None, sni, open_line };
     let how = poll_fn(|cx| tunnel.poll(cx)).await;
-    let Tunnel { mut exchange, client, pod, .. } = tunnel;
+    let Tunnel { mut exchange, client, pod, to_client, .. } = tunnel;
     exchange.end_tunnel(how);
     // Each side learns of the other's end as it would without us.
     match how {
         Ended::ClientReset => pod.reset(),
+        Ended::ByClient if !to_client.done => pod.reset(),
         Ended::PodReset => exchange.downstream.reset(),
         Ended::ByPod if pod.refused() => {
             drop((exchange, pod, peer));
@@ -143,6 +144,10 @@ impl Tunnel {
                 first.get_or_insert(Ended::ByPod);
             }
             Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Ended::PodReset),
+            // A client that has said goodbye need not wait for the pod's.
+            Poll::Ready(Err(Fault::Receiver)) if *first == Some(Ended::ByClient) => {
+                return Poll::Ready(Ended::ByClient);
+            }
             Poll::Ready(Err(Fault::Receiver)) => return Poll::Ready(Ended::ClientReset),
             Poll::Pending => {}
         }

@@ -99,7 +99,7 @@ form! {
         connect: Duration = kinds::POSITIVE_DURATION,
         /// From the end of the request to the end of the response.
         request: Duration = kinds::DURATION,
-        /// Without a byte in either direction within a request.
+        /// Without a byte in either direction within a request, a tunnel or a TCP connection.
         idle: Duration = kinds::DURATION,
         /// For a request head, from its first byte.
         head: Duration = kinds::DURATION,

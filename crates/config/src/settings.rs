@@ -118,7 +118,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "DURATION", help: "From the end of a request to the end of its response (default 0s: off)",
         set: |layer, given| timeouts(layer).request = given.one(&kinds::DURATION) },
     Setting { flag: flag::IDLE_TIMEOUT, variable: variable::IDLE_TIMEOUT, key: "timeouts.idle", takes: Takes::One,
-        value: "DURATION", help: "Without a byte in either direction within a request (default 0s: off)",
+        value: "DURATION", help: "Without a byte in either direction within a request, tunnel or TCP connection (default 0s: off)",
         set: |layer, given| timeouts(layer).idle = given.one(&kinds::DURATION) },
     Setting { flag: flag::RETRY_ON, variable: variable::RETRY_ON, key: "retry.on", takes: Takes::Many,
         value: "WORD", help: "What is tried again, in Envoy's words (default connect-failure,refused-stream)",

@@ -90,7 +90,8 @@ pub enum TargetPort {
 /// What the app speaks to the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// Decided by the first bytes.
+    /// Decided by the first bytes; when the client stays silent for 250 ms, a pod is connected to, and whoever speaks
+    /// first decides.
     #[default]
     Auto,
     /// HTTP/1.0 and HTTP/1.1.
@@ -158,7 +159,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the end of the request to the end of the response (default off).
     pub request: Option<Duration>,
-    /// Without a byte in either direction within a request (default off).
+    /// Without a byte in either direction within a request, a tunnel or a TCP connection (default off).
     pub idle: Option<Duration>,
     /// For a request head, from its first byte (default 10 s).
     pub head: Option<Duration>,

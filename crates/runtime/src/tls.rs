@@ -124,7 +124,8 @@ fn read(settings: &ClientSettings) -> Result<Current, TlsError> {
         (_, true) => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnybody(provider))),
         (Some(path), false) => {
             let pem = read_file(path, &mut files)?;
-            let roots = roots(&pem).map_err(|reason| TlsError::File { path: path.clone(), reason })?;
+            let roots = certificates(&pem).and_then(roots);
+            let roots = roots.map_err(|reason| TlsError::File { path: path.clone(), reason })?;
             builder.with_root_certificates(roots)
         }
         (None, false) => builder.with_root_certificates(system_roots()?),
@@ -166,9 +167,15 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> 
     }
 }
 
-fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+/// Trust in these authorities and no others.
+///
+/// # Errors
+/// What is wrong with one of them.
+pub fn roots(
+    authorities: impl IntoIterator<Item = CertificateDer<'static>>,
+) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem)? {
+    for certificate in authorities {
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
     Ok(roots)
