@@ -225,6 +225,8 @@ async fn throw_away(mut incoming: Incoming, progress: Rc<BodyProgress>) {
 
 /// A response's body on its way to the client; writes the request's line when it ends.
 pub enum ResponseBody {
+    /// None: the line is not written here.
+    Empty,
     /// Made here.
     Local(Option<Bytes>, Box<Exchange>),
     /// There is no response: the request was malformed, and its HTTP/2 stream is reset.
@@ -385,6 +387,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
+            Self::Empty => Poll::Ready(None),
             Self::Local(text, exchange) => Poll::Ready(text.take().map(|text| {
                 exchange.sent(text.len());
                 exchange.end(None);
@@ -397,6 +400,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Empty => true,
             Self::Local(text, _) => text.is_none(),
             Self::Malformed(_) => true,
             Self::Pod(body) => body.ended && body.broken.is_none(),
@@ -405,6 +409,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Empty => SizeHint::with_exact(0),
             Self::Local(text, _) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Self::Malformed(_) => SizeHint::with_exact(0),
             Self::Pod(body) => body.incoming.size_hint(),

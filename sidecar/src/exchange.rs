@@ -1,4 +1,4 @@
-//! One request from its head to its line in the access log.
+//! One request (or TCP connection) from its beginning to its line in the access log.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -17,15 +17,29 @@ use whichpod_config::Timeouts;
 use whichpod_upstream::{Choice, Endpoint};
 
 use crate::body::{BodyProgress, RequestBody};
-use crate::error::{Broken, Failure, Verdict, broken};
+use crate::error::{Broken, Ended, Failure, Verdict, broken, ended};
 use crate::grpc;
 use crate::io::Downstream;
 use crate::peer::Peer;
+use crate::pool::Owner;
+use crate::proxy_protocol;
 use crate::site::Site;
+use crate::tunnel::Direction;
+use crate::upgrade::{self, Switch};
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::Worker;
 
-/// A running request: what is known of it, and what it holds. Its line is written when it ends, or when it
+/// What runs, and thus what is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Request,
+    /// A TCP connection.
+    Connection,
+    /// A connection that nobody has said a word on: if nothing comes of it, it leaves no trace.
+    Silent,
+}
+
+/// A running request (or TCP connection): what is known of it, and what it holds. Its line is written when it ends, or when it
 /// is dropped because the client went away.
 pub struct Exchange {
     /// What the line will say.
@@ -36,6 +50,7 @@ pub struct Exchange {
     pub worker: Rc<Worker>,
     /// The client's connection.
     pub downstream: Rc<Downstream>,
+    kind: Kind,
     started: Instant,
     attempt_started: Instant,
     response_started: Option<Instant>,
@@ -44,6 +59,12 @@ pub struct Exchange {
     /// A gRPC call.
     grpc: bool,
     retrying: bool,
+    /// Bytes go both ways, whatever they mean.
+    tunnel: bool,
+    /// What the client asks its connection to become.
+    asked: Option<Switch>,
+    /// Counted as a tunnel that somebody waits for.
+    wanted: bool,
     timers: Timers,
     ended: bool,
 }
@@ -53,19 +74,41 @@ impl Exchange {
     #[must_use]
     pub fn begin(worker: Rc<Worker>, site: Arc<Site>, downstream: Rc<Downstream>) -> Box<Self> {
         let started = downstream.begin_request();
-        let mut record = Record::new(SystemTime::now());
+        site.stats.requests_active.fetch_add(1, Relaxed);
+        let mut exchange = Self::new(worker, site, downstream, Kind::Request, started, SystemTime::now());
+        exchange.record.stream_id = Some(exchange.worker.shared.next_request.fetch_add(1, Relaxed));
+        exchange
+    }
+
+    /// Begins with a connection, which may yet turn out to be one for requests: see [`Self::is_tcp`].
+    #[must_use]
+    pub fn begin_connection(worker: Rc<Worker>, site: Arc<Site>, downstream: Rc<Downstream>) -> Box<Self> {
+        let started = downstream.accepted;
+        let now = SystemTime::now();
+        let start = now.checked_sub(started.elapsed()).unwrap_or(now);
+        Self::new(worker, site, downstream, Kind::Silent, started, start)
+    }
+
+    fn new(
+        worker: Rc<Worker>,
+        site: Arc<Site>,
+        downstream: Rc<Downstream>,
+        kind: Kind,
+        started: Instant,
+        start: SystemTime,
+    ) -> Box<Self> {
+        let mut record = Record::new(start);
         record.downstream_remote = Some(downstream.remote);
         record.downstream_local = Some(downstream.local);
         record.connection_id = Some(downstream.id);
         record.upstream = Some(Arc::clone(&site.config.name));
-        site.stats.requests_active.fetch_add(1, Relaxed);
-        record.stream_id = Some(worker.shared.next_request.fetch_add(1, Relaxed));
         Box::new(Self {
             record,
             timers: Timers::new(&site.config.timeouts, started),
             site,
             worker,
             downstream,
+            kind,
             started,
             attempt_started: started,
             response_started: None,
@@ -73,8 +116,32 @@ impl Exchange {
             endpoint: None,
             grpc: false,
             retrying: false,
+            tunnel: false,
+            asked: None,
+            wanted: false,
             ended: false,
         })
+    }
+
+    /// It is a TCP connection: it will have a line.
+    pub fn is_tcp(&mut self) {
+        self.kind = Kind::Connection;
+        self.downstream.begin_request();
+        self.site.stats.tcp_total.fetch_add(1, Relaxed);
+        self.site.stats.tcp_active.fetch_add(1, Relaxed);
+    }
+
+    /// What a pod is told about the client before its first byte, where that is wanted.
+    #[must_use]
+    pub fn introduction(&self) -> Option<bytes::Bytes> {
+        let version = self.site.config.proxy_protocol?;
+        Some(proxy_protocol::header(version, self.downstream.remote, self.downstream.local).into())
+    }
+
+    /// The only client's connection for which a pod's may be used again, where the pod was told who the client is.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.site.config.proxy_protocol.is_some().then_some(self.downstream.id)
     }
 
     /// Takes what the log needs from the request's head, as it is sent on.
@@ -202,6 +269,15 @@ impl Exchange {
         self.release_endpoint(false);
     }
 
+    /// The pod took the connection, which is all that it has to do where bytes are only passed on.
+    pub fn attempt_connected(&mut self) {
+        let duration = self.attempt_started.elapsed();
+        if let Some(attempt) = self.record.attempts.last_mut() {
+            attempt.duration = duration;
+            attempt.reason = "ok";
+        }
+    }
+
     /// The pod answered.
     pub fn attempt_answered(&mut self, status: StatusCode) {
         let now = Instant::now();
@@ -257,7 +333,7 @@ impl Exchange {
 
     /// The request fails with this verdict.
     pub fn failed(&mut self, verdict: &Verdict) {
-        self.record.status = verdict.status;
+        self.record.status = verdict.status.filter(|_| self.kind == Kind::Request);
         self.record.flags |= verdict.flags;
         self.record.details = Some(Cow::Borrowed(verdict.details));
     }
@@ -266,6 +342,83 @@ impl Exchange {
     pub fn sent(&mut self, bytes: usize) {
         self.record.bytes_sent += bytes as u64;
         self.timers.moved();
+    }
+
+    /// The client asks its connection to become something else.
+    pub fn ask(&mut self, switch: Switch) {
+        self.asked = Some(switch);
+    }
+
+    /// True if the pod agrees to what was asked.
+    ///
+    /// # Errors
+    /// As [`upgrade::switches`].
+    pub fn switches(&mut self, status: StatusCode, headers: &mut HeaderMap) -> Result<bool, Failure> {
+        self.tunnel = upgrade::switches(self.asked.as_ref(), status, headers)?;
+        Ok(self.tunnel)
+    }
+
+    /// True once the pod has agreed.
+    #[must_use]
+    pub fn is_switched(&self) -> bool {
+        self.tunnel
+    }
+
+    /// From now on bytes are passed on both ways, until [`Self::end_tunnel`].
+    pub fn begin_tunnel(&mut self) {
+        (self.tunnel, self.wanted) = (true, true);
+        self.body = None;
+        // It lasts for as long as both sides want.
+        self.timers.request = None;
+        self.site.stats.tunnels_wanted.fetch_add(1, Relaxed);
+    }
+
+    /// So many bytes went through the tunnel.
+    pub fn passed(&mut self, direction: Direction, bytes: usize) {
+        let bytes = bytes as u64;
+        let stats = &self.site.stats;
+        let (sum, count) = match direction {
+            Direction::ToPod => (&mut self.record.bytes_received, &stats.tcp_bytes_received),
+            Direction::ToClient => (&mut self.record.bytes_sent, &stats.tcp_bytes_sent),
+        };
+        *sum += bytes;
+        if self.kind == Kind::Connection {
+            // Not only at its end, which may be days away.
+            count.fetch_add(bytes, Relaxed);
+        }
+        self.timers.moved();
+    }
+
+    /// The client says nothing more, and the pod has all of it: nobody waits for the tunnel's end.
+    pub fn client_is_done(&mut self) {
+        if std::mem::replace(&mut self.wanted, false) {
+            self.site.stats.tunnels_wanted.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Writes a line of what is still running.
+    pub fn write_open_line(&mut self) {
+        self.record.open = true;
+        self.record.duration = self.started.elapsed();
+        self.worker.write_line(&self.record);
+        self.record.open = false;
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Ends the tunnel and writes its line.
+    pub fn end_tunnel(&mut self, how: Ended) {
+        let (flags, details) = ended(how);
+        self.record.flags |= flags;
+        // Of a request the details tell where its response came from, unless something went wrong.
+        if self.kind == Kind::Connection || !flags.is_empty() {
+            self.record.details = Some(Cow::Borrowed(details));
+        }
+        self.end(None);
     }
 
     /// The failure of a configured timeout that has passed; arms the timers otherwise.
@@ -290,9 +443,10 @@ impl Exchange {
 
     /// Ends the request and writes its line; further calls do nothing.
     pub fn end(&mut self, how: Option<Broken>) {
-        if std::mem::replace(&mut self.ended, true) {
+        if std::mem::replace(&mut self.ended, true) || self.kind == Kind::Silent {
             return;
         }
+        self.client_is_done();
         let now = Instant::now();
         if let Some(body) = self.body.as_ref().filter(|body| body.is_kept()) {
             body.abandon();
@@ -311,7 +465,10 @@ impl Exchange {
             self.record.grpc_status = self.record.status.map(grpc::status_of_http);
         }
         self.times(now);
-        let answered = self.record.status.is_some_and(|status| status.as_u16() < 500);
+        let answered = match self.kind {
+            Kind::Request => self.record.status.is_some_and(|status| status.as_u16() < 500),
+            Kind::Connection | Kind::Silent => true,
+        };
         self.release_endpoint(answered && self.record.flags.is_empty());
         self.count();
         self.worker.write_line(&self.record);
@@ -320,6 +477,9 @@ impl Exchange {
     fn times(&mut self, now: Instant) {
         let record = &mut self.record;
         record.duration = now - self.started;
+        if self.kind != Kind::Request {
+            return;
+        }
         match &self.body {
             None => record.request_duration = Some(Duration::ZERO),
             Some(body) => {
@@ -335,6 +495,11 @@ impl Exchange {
 
     fn count(&self) {
         let (stats, record) = (&self.site.stats, &self.record);
+        if self.kind == Kind::Connection {
+            stats.tcp_active.fetch_sub(1, Relaxed);
+            stats.flagged(record.flags);
+            return;
+        }
         stats.requests_active.fetch_sub(1, Relaxed);
         if self.retrying {
             stats.retries_active.fetch_sub(1, Relaxed);
@@ -357,6 +522,11 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if self.ended {
+            return;
+        }
+        if self.kind == Kind::Connection || self.tunnel {
+            // Only the end of the process drops what passes bytes on.
+            self.end_tunnel(Ended::Shutdown);
             return;
         }
         // Dropped before its end: whoever asked is no longer there.

@@ -19,7 +19,9 @@ use crate::io::Downstream;
 use crate::peer::Peer;
 use crate::retry::{self, Decision, Progress, Replay};
 use crate::site::Site;
-use crate::upstream_connection::SendError;
+use crate::tunnel::Switched;
+use crate::upgrade::{self, Switch};
+use crate::upstream_connection::{SendError, UpstreamConnection};
 use crate::worker::Worker;
 
 /// A request that may not be sent twice takes only a connection that the pod cannot have closed yet.
@@ -41,6 +43,9 @@ pub async fn handle(
         exchange.downstream.leave();
     }
     let mut response = match forward(&mut exchange, request).await {
+        Ok((head, Link::Http1(connection))) if exchange.is_switched() => {
+            return switch(exchange, head, connection).await;
+        }
         Ok((head, link)) => {
             let (mut parts, incoming) = head.into_parts();
             if exchange.ends_with_connection(&incoming) {
@@ -57,6 +62,18 @@ pub async fn handle(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The pod has agreed to switch: hands its end of the tunnel to whoever has the client's.
+async fn switch(
+    exchange: Box<Exchange>,
+    head: Response<Incoming>,
+    connection: Box<UpstreamConnection>,
+) -> Response<ResponseBody> {
+    let downstream = Rc::clone(&exchange.downstream);
+    let (pod, from_pod, peer) = connection.into_parts().await;
+    downstream.switch(Switched { exchange, pod, peer, from_pod });
+    head.map(|_| ResponseBody::Empty)
 }
 
 /// Sends the request to one pod after another until one answers or the rules say stop.
@@ -163,7 +180,16 @@ fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reques
     } else {
         RequestBody::empty()
     };
-    let prepared = headers::prepare(&mut head, &site.host, site.config.limits, version, has_body);
+    // HTTP/2 knows no upgrades (RFC 9113 §8.6).
+    let switch = (version != Version::HTTP_2).then(|| upgrade::asked(&head, has_body)).flatten();
+    let prepared = match &switch {
+        Some(Switch::Connect) => upgrade::prepare_connect(&mut head),
+        _ => headers::prepare(&mut head, &site.host, site.config.limits, version, has_body),
+    };
+    if let Some(switch) = switch {
+        upgrade::ask(&switch, &mut head);
+        exchange.ask(switch);
+    }
     headers::ensure_request_id(&mut head.headers);
     exchange.record.trace_id = headers::trace_id(&head.headers);
     if site.config.headers.append_x_forwarded_for {
@@ -242,13 +268,11 @@ fn finish_head(
     response: &mut Response<Incoming>,
 ) -> Result<(), Failure> {
     let (status, version) = (response.status(), response.version());
-    // Nobody asked to switch protocols: `Upgrade` is not passed on. hyper swallows the other interim responses.
-    if status.is_informational() {
-        return Err(Failure::UpstreamProtocol);
-    }
-    let idle_seconds = headers::finish(response.headers_mut())?;
     // The pod closes at its limit: stop using the connection a second before.
-    if let (Some(seconds), Link::Http1(connection)) = (idle_seconds, &mut *link) {
+    if !exchange.switches(status, response.headers_mut())?
+        && let Some(seconds) = headers::finish(response.headers_mut())?
+        && let Link::Http1(connection) = &mut *link
+    {
         connection.idle_limit = Duration::from_secs(seconds.saturating_sub(1));
     }
     if exchange.site.config.headers.expose_upstream {

@@ -8,6 +8,7 @@ use whichpod_upstream::Upstream;
 
 use crate::error::Failure;
 use crate::stats::Stats;
+use crate::transport::Tls;
 
 /// A listening address and what is behind it; shared by the workers.
 pub struct Site {
@@ -19,15 +20,17 @@ pub struct Site {
     pub stats: Stats,
     /// The Host of a request that has none (HTTP/1.0).
     pub host: HeaderValue,
+    /// How pods are spoken to over TLS; `None`: in clear text.
+    pub tls: Option<Tls>,
     routes: Vec<(String, Arc<str>)>,
 }
 
 impl Site {
     /// Joins the configuration with its discovered upstream.
     #[must_use]
-    pub fn new(config: Settings, upstream: Arc<Upstream>) -> Self {
+    pub fn new(config: Settings, upstream: Arc<Upstream>, tls: Option<Tls>) -> Self {
         let routes = config.routes.iter().map(|r| (r.prefix.clone(), Arc::from(r.name.as_str()))).collect();
-        Self { host: default_host(&config), routes, config, upstream, stats: Stats::default() }
+        Self { host: default_host(&config), routes, tls, config, upstream, stats: Stats::default() }
     }
 
     /// What the pods speak to a request that came in this version: the same, unless the user says otherwise.

@@ -22,6 +22,8 @@ use crate::upstream_connection::UpstreamConnection;
 
 /// A line waits at most this long in the worker's buffer.
 const FLUSH: Duration = Duration::from_millis(100);
+/// So many bytes pass through a tunnel at a time.
+const PASS: usize = 64 * 1024;
 /// How often deadlines of connections are looked at: one timer a worker instead of one a connection.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -71,6 +73,12 @@ impl Shared {
         self.sites.iter().map(|site| site.stats.requests_active.load(Relaxed)).sum()
     }
 
+    /// TCP connections and tunnels that somebody waits for, on all workers.
+    #[must_use]
+    pub fn tunnels_wanted(&self) -> u64 {
+        self.sites.iter().map(|site| site.stats.tunnels_wanted.load(Relaxed)).sum()
+    }
+
     /// Clients' connections that have not taken all of their responses, on all workers.
     #[must_use]
     pub fn connections_blocked(&self) -> u64 {
@@ -92,6 +100,8 @@ pub struct Worker {
     pub pool: RefCell<Pool>,
     /// HTTP/2 connections to pods.
     pub http2: Rc<RefCell<http2::Connections>>,
+    /// What passes through a tunnel is in here for a moment.
+    pub buffer: RefCell<Box<[u8]>>,
     log: RefCell<WorkerLog>,
     log_has_lines: Notify,
     connections: RefCell<HashMap<u64, (Rc<Downstream>, Timeouts)>>,
@@ -107,6 +117,7 @@ impl Worker {
             shared,
             pool: RefCell::default(),
             http2: Rc::default(),
+            buffer: RefCell::new(vec![0; PASS].into()),
             log: RefCell::new(log),
             log_has_lines: Notify::new(),
             connections: RefCell::default(),

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::kinds::print_duration;
 use crate::names;
-use crate::types::{AccessLog, Config, Dns, Host, LogFilter, Retry, Target, TargetPort, Timeouts, Upstream};
+use crate::types::{
+    AccessLog, Config, Dns, Host, LogFilter, Retry, Target, TargetPort, Timeouts, Tls, Upstream,
+};
 
 impl Config {
     /// What runs with this configuration, in lines for people: what `--check` prints.
@@ -87,6 +89,12 @@ impl Text {
                 limits.head_bytes, limits.headers, limits.streams
             ),
         );
+        if let Some(what) = &upstream.tls {
+            self.line("tls", tls(what));
+        }
+        if let Some(version) = upstream.proxy_protocol {
+            self.line("proxy", format_args!("PROXY protocol {version}, one client to a pod's connection"));
+        }
         let added = [
             (headers.append_x_forwarded_for, "x-forwarded-for (request)"),
             (headers.expose_upstream, "x-whichpod-upstream, x-whichpod-pod (response)"),
@@ -155,6 +163,20 @@ fn timeouts(timeouts: &Timeouts) -> String {
         limit(timeouts.downstream_idle),
         print_duration(timeouts.upstream_idle),
     )
+}
+
+fn tls(tls: &Tls) -> String {
+    let trusted = match (&tls.ca_file, tls.insecure_skip_verify) {
+        (_, true) => "WITHOUT VERIFICATION: whoever answers is trusted".to_owned(),
+        (Some(file), false) => format!("authorities of {}", file.display()),
+        (None, false) => "authorities of the system".to_owned(),
+    };
+    let certificate = tls.client_certificate.as_ref();
+    let certificate = certificate.map_or_else(String::new, |files| {
+        format!(", our certificate {} with {}", files.cert_file.display(), files.key_file.display())
+    });
+    let alpn = list(tls.alpn.iter().cloned()).map_or_else(String::new, |alpn| format!(", ALPN {alpn}"));
+    format!("{}, {trusted}{certificate}{alpn}", tls.server_name)
 }
 
 fn retry(retry: &Retry) -> String {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::names;
 use crate::raw::{self, Document};
-use crate::types::{AccessLog, Config, Dns, Upstream};
+use crate::types::{AccessLog, Config, Dns, Tls, Upstream};
 
 impl Config {
     /// The document that loads to exactly this configuration; every default is written out.
@@ -80,7 +80,21 @@ fn upstream(upstream: &Upstream) -> raw::Upstream {
             append_x_forwarded_for: Some(headers.append_x_forwarded_for),
             expose_upstream: Some(headers.expose_upstream),
         }),
+        tls: upstream.tls.as_ref().map(tls),
+        proxy_protocol: upstream.proxy_protocol,
         lazy: Some(upstream.lazy),
+    }
+}
+
+fn tls(tls: &Tls) -> raw::Tls {
+    let certificate = tls.client_certificate.as_ref();
+    raw::Tls {
+        server_name: Some(tls.server_name.clone()),
+        ca_file: tls.ca_file.clone(),
+        cert_file: certificate.map(|files| files.cert_file.clone()),
+        key_file: certificate.map(|files| files.key_file.clone()),
+        alpn: Some(tls.alpn.clone()),
+        insecure_skip_verify: Some(tls.insecure_skip_verify),
     }
 }
 

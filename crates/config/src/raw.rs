@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use crate::error::Problems;
 use crate::form::{Form as _, List, Reader as _, Table, overlay_field, read, read_field};
 use crate::kinds;
-use crate::types::{Balance, Protocol, RetryOn, Target};
+use crate::types::{Balance, Protocol, ProxyProtocol, RetryOn, Target};
 
 form! {
     /// The whole document. `protocol`, `balance`, `timeouts`, `retry`, `limits` and `headers` at the top
@@ -77,6 +77,10 @@ form! {
         limits: Limits = Table,
         /// What is added to requests and responses.
         headers: Headers = Table,
+        /// TLS towards the pods; `{}` is TLS with its defaults.
+        tls: Tls = Table,
+        /// How the pods are told who the client is, below HTTP.
+        proxy_protocol: ProxyProtocol = kinds::PROXY_PROTOCOL,
         /// Resolved at the first connection only.
         lazy: bool = kinds::SWITCH,
     }
@@ -95,7 +99,7 @@ form! {
         connect: Duration = kinds::POSITIVE_DURATION,
         /// From the end of the request to the end of the response.
         request: Duration = kinds::DURATION,
-        /// Without a byte in either direction within a request.
+        /// Without a byte in either direction within a request, a tunnel or a TCP connection.
         idle: Duration = kinds::DURATION,
         /// For a request head, from its first byte.
         head: Duration = kinds::DURATION,
@@ -131,6 +135,22 @@ form! {
         append_x_forwarded_for: bool = kinds::SWITCH,
         /// Add `x-whichpod-upstream` and `x-whichpod-pod` to responses.
         expose_upstream: bool = kinds::SWITCH,
+    }
+
+    /// TLS towards the pods.
+    pub struct Tls {
+        /// SNI, and the name that the certificate must have; the target's host unless given.
+        server_name: String = kinds::SERVER_NAME,
+        /// Authorities that are trusted (PEM); the system's unless given.
+        ca_file: PathBuf = kinds::PATH,
+        /// Our own certificate (PEM); goes with `key_file`.
+        cert_file: PathBuf = kinds::PATH,
+        /// Its private key (PEM).
+        key_file: PathBuf = kinds::PATH,
+        /// Protocols that are offered, the favourite first.
+        alpn: Vec<String> = List(kinds::ALPN),
+        /// Trusts whoever answers; for tests.
+        insecure_skip_verify: bool = kinds::SWITCH,
     }
 
     /// How names are resolved.

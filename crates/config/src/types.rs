@@ -52,6 +52,10 @@ pub struct Upstream {
     pub limits: Limits,
     /// What is added to requests and responses.
     pub headers: Headers,
+    /// TLS towards the pods; `None`: clear text.
+    pub tls: Option<Tls>,
+    /// How the pods are told who the client is; `None`: not below HTTP.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Resolved at the first connection only, and not waited for by `/ready` (upstreams of `"*"`).
     pub lazy: bool,
 }
@@ -86,7 +90,8 @@ pub enum TargetPort {
 /// What the pods speak. The app may speak HTTP/1 or HTTP/2 to any of them: its first bytes tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// What the app speaks, which is decided by its first bytes.
+    /// What the app speaks, decided by its first bytes; when it stays silent for 250 ms, a pod is connected to, and
+    /// whoever speaks first decides.
     #[default]
     Auto,
     /// HTTP/1.1.
@@ -95,6 +100,41 @@ pub enum Protocol {
     H2c,
     /// gRPC: HTTP/2 in clear text.
     Grpc,
+    /// Bytes, whatever they mean: one pod a connection.
+    Tcp,
+}
+
+/// TLS towards the pods. Files are read by whoever runs with this, and read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// SNI, and the name that the certificate must have (default: the target's host).
+    pub server_name: String,
+    /// Authorities that are trusted (PEM); `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its private key (PEM).
+    pub client_certificate: Option<ClientCertificate>,
+    /// Protocols that are offered, the favourite first (default: `http/1.1` in protocol http1, else none).
+    pub alpn: Vec<String>,
+    /// Trusts whoever answers.
+    pub insecure_skip_verify: bool,
+}
+
+/// A certificate and its private key, as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The chain, our own certificate first.
+    pub cert_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How a pod is chosen.
@@ -123,7 +163,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the end of the request to the end of the response (default off).
     pub request: Option<Duration>,
-    /// Without a byte in either direction within a request (default off).
+    /// Without a byte in either direction within a request, a tunnel or a TCP connection (default off).
     pub idle: Option<Duration>,
     /// For a request head, from its first byte (default 10 s).
     pub head: Option<Duration>,

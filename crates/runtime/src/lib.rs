@@ -14,3 +14,4 @@ pub mod metrics;
 pub mod readiness;
 
 pub mod shutdown;
+pub mod tls;

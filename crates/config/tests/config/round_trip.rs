@@ -11,8 +11,9 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::Value;
 use whichpod_config::{
-    AccessLog, Balance, Config, Dns, Document, HeaderMatch, Headers, Host, Limits, LogFilter, Protocol,
-    Retry, RetryOn, Route, SETTINGS, Shutdown, Target, TargetPort, Timeouts, Upstream,
+    AccessLog, Balance, ClientCertificate, Config, Dns, Document, HeaderMatch, Headers, Host, Limits,
+    LogFilter, Protocol, ProxyProtocol, Retry, RetryOn, Route, SETTINGS, Shutdown, Target, TargetPort,
+    Timeouts, Tls, Upstream,
 };
 
 use crate::{inline, start};
@@ -72,6 +73,26 @@ fn retry() -> impl Strategy<Value = Retry> {
         .prop_map(|(on, status_codes, attempts)| Retry { on, status_codes, attempts })
 }
 
+fn tls() -> impl Strategy<Value = Tls> {
+    let path = || "(/[a-z.]{1,8}){1,2}".prop_map(PathBuf::from);
+    let certificate =
+        (path(), path()).prop_map(|(cert_file, key_file)| ClientCertificate { cert_file, key_file });
+    let trusted = prop_oneof![option::of(path()).prop_map(|file| (file, false)), Just((None, true))];
+    (
+        "[a-z]{1,8}(\\.[a-z]{1,5})?|10\\.0\\.0\\.1|::1",
+        trusted,
+        option::of(certificate),
+        vec("[!-~]{1,9}", 0..3),
+    )
+        .prop_map(|(server_name, (ca_file, insecure_skip_verify), client_certificate, alpn)| Tls {
+            server_name,
+            ca_file,
+            client_certificate,
+            alpn,
+            insecure_skip_verify,
+        })
+}
+
 /// Name and address are given by the place in the list, so that no two are alike.
 fn upstream() -> impl Strategy<Value = Upstream> {
     let route =
@@ -79,16 +100,19 @@ fn upstream() -> impl Strategy<Value = Upstream> {
     let what = (
         target(),
         option::of(target()),
-        select(vec![Protocol::Auto, Protocol::Http1, Protocol::H2c, Protocol::Grpc]),
+        select(vec![Protocol::Auto, Protocol::Http1, Protocol::H2c, Protocol::Grpc, Protocol::Tcp]),
         select(vec![Balance::RoundRobin, Balance::LeastRequest]),
         vec(route, 0..3),
     );
     let limits = (8192..=1_048_576_usize, 1..=10_000_usize, 1..=65_536_u32);
-    let how = (timeouts(), retry(), limits, any::<[bool; 3]>());
+    let proxy_protocol = option::of(select(vec![ProxyProtocol::V1, ProxyProtocol::V2]));
+    let how = (timeouts(), retry(), limits, any::<[bool; 3]>(), option::of(tls()), proxy_protocol);
     ("[!-~é😀]{1,12}", what, how).prop_map(|(name, what, how)| {
         let (target, fallback, protocol, balance, routes) = what;
-        let (timeouts, retry, limits, [append_x_forwarded_for, expose_upstream, lazy]) = how;
+        let routes = if protocol == Protocol::Tcp { Vec::new() } else { routes };
+        let (timeouts, retry, limits, switches, tls, proxy_protocol) = how;
         let (head_bytes, headers, streams) = limits;
+        let [append_x_forwarded_for, expose_upstream, lazy] = switches;
         Upstream {
             name: name.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -101,6 +125,8 @@ fn upstream() -> impl Strategy<Value = Upstream> {
             retry,
             limits: Limits { head_bytes, headers, streams },
             headers: Headers { append_x_forwarded_for, expose_upstream },
+            tls,
+            proxy_protocol,
             lazy,
         }
     })
