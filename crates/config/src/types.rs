@@ -113,7 +113,7 @@ pub struct Tls {
     pub ca_file: Option<PathBuf>,
     /// Our own certificate and its private key (PEM).
     pub client_certificate: Option<ClientCertificate>,
-    /// Protocols that are offered, the favourite first (default: `http/1.1` in protocol http1, else none).
+    /// Protocols that are offered, the favourite first (default: `http/1.1` in protocol http1, `h2` in h2c and grpc, else none).
     pub alpn: Vec<String>,
     /// Trusts whoever answers.
     pub insecure_skip_verify: bool,

@@ -300,7 +300,11 @@ fn resolve_tls(
         problems.at(at("insecure_skip_verify"), fault);
         return None;
     }
-    let usual = if protocol == Protocol::Http1 { vec!["http/1.1".to_owned()] } else { Vec::new() };
+    let usual = match protocol {
+        Protocol::Http1 => vec!["http/1.1".to_owned()],
+        Protocol::H2c | Protocol::Grpc => vec!["h2".to_owned()],
+        Protocol::Auto | Protocol::Tcp => Vec::new(),
+    };
     Some(Tls {
         server_name: form.server_name.unwrap_or_else(|| match &target.host {
             Host::Name(name) => name.trim_end_matches('.').to_owned(),
