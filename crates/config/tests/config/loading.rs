@@ -41,7 +41,7 @@ fn the_documented_example_runs_as_it_says() {
     assert_eq!(upstream.listen.to_string(), "127.77.0.1:10000");
     assert_eq!(upstream.target, target("backend-headless.default.svc.cluster.local", 10000));
     assert_eq!(upstream.fallback, Some(target("backend-service.default.svc.cluster.local", 10000)));
-    assert_eq!((upstream.protocol, upstream.balance), (Protocol::Auto, Balance::RoundRobin));
+    assert_eq!((upstream.protocol, &upstream.balance), (Protocol::Auto, &Balance::RoundRobin));
     assert_eq!(upstream.routes.iter().map(|route| route.prefix.as_str()).collect::<Vec<_>>(), ["/test"]);
     assert_eq!((upstream.timeouts.request, upstream.timeouts.idle), (None, None));
     assert_eq!(upstream.retry.on, [RetryOn::ConnectFailure, RetryOn::RefusedStream]);
