@@ -1,12 +1,14 @@
 //! Bodies in both directions: streamed, counted, and watched for how they end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -20,7 +22,7 @@ use crate::upstream_connection::UpstreamConnection;
 /// the response instead of a reset.
 pub const LINGER: Duration = Duration::from_secs(5);
 
-/// How far a request's body has come, readable while hyper owns the body.
+/// A request's body: how far it has come, and what of it can be sent again; shared by the attempts and the log.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
     /// Bytes read from the client.
@@ -33,6 +35,19 @@ pub struct BodyProgress {
     pub moved: Cell<Option<Instant>>,
     /// The client sends nothing before it is told to.
     pub expects_continue: Cell<bool>,
+    /// Where the body comes from; taken when nobody will read it any more.
+    incoming: RefCell<Option<Incoming>>,
+    /// What was read so far, as long as it may have to be sent again.
+    kept: RefCell<Option<Kept>>,
+}
+
+/// The beginning of a body.
+#[derive(Debug, Default, Clone)]
+struct Kept {
+    frames: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+    /// How many more bytes are kept.
+    room: usize,
 }
 
 impl BodyProgress {
@@ -41,15 +56,86 @@ impl BodyProgress {
     pub fn is_over(&self) -> bool {
         self.ended.get().is_some() || self.failure.get().is_some()
     }
+
+    /// From now on what is read is kept, up to so many bytes.
+    pub fn keep(&self, bytes: usize) {
+        self.kept.replace(Some(Kept { room: bytes, ..Kept::default() }));
+    }
+
+    /// True while all that was read is kept.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.borrow().is_some()
+    }
+
+    /// It will not be sent again.
+    pub fn forget(&self) {
+        self.kept.take();
+    }
+
+    /// Nobody will read it any more: what the client still sends is read and thrown away.
+    pub fn abandon(self: &Rc<Self>) {
+        self.forget();
+        // Who waits for "100 Continue" has sent nothing, and reading would ask for it.
+        let asked_for = self.moved.get().is_some() || !self.expects_continue.get();
+        let incoming = self.incoming.take();
+        if let (false, true, Some(incoming)) = (self.is_over(), asked_for, incoming) {
+            crate::worker::spawn(throw_away(incoming, Rc::clone(self)));
+        }
+    }
+
+    fn keep_frame(&self, frame: &Frame<Bytes>) {
+        let mut kept = self.kept.borrow_mut();
+        let Some(all) = &mut *kept else { return };
+        if let Some(data) = frame.data_ref() {
+            match all.room.checked_sub(data.len()) {
+                Some(room) => {
+                    all.room = room;
+                    all.frames.push_back(data.clone());
+                }
+                None => *kept = None,
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            all.trailers = Some(trailers.clone());
+        }
+    }
+
+    fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut place = self.incoming.borrow_mut();
+        let Some(incoming) = &mut *place else { return Poll::Ready(None) };
+        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.bytes.set(self.bytes.get() + data.len() as u64);
+                    self.moved.set(Some(Instant::now()));
+                }
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_forbidden_trailers(trailers);
+                }
+                if incoming.is_end_stream() {
+                    self.ended.set(Some(Instant::now()));
+                }
+                self.keep_frame(frame);
+            }
+            Some(Err(error)) => {
+                let malformed = !error.is_incomplete_message() && is_malformed(error);
+                let failure = if malformed { Failure::BadRequestBody } else { Failure::ClientGone };
+                self.failure.set(Some(failure));
+            }
+            None => self.ended.set(Some(Instant::now())),
+        }
+        Poll::Ready(frame)
+    }
 }
 
 /// A request's body on its way to a pod.
 pub struct RequestBody(Option<Streamed>);
 
 struct Streamed {
-    /// Taken only by `drop`.
-    incoming: Option<Incoming>,
     progress: Rc<BodyProgress>,
+    /// What an earlier attempt has read.
+    replay: Option<Kept>,
 }
 
 impl RequestBody {
@@ -62,13 +148,21 @@ impl RequestBody {
     /// The client's body, which tells `progress` about itself.
     #[must_use]
     pub fn new(incoming: Incoming, progress: Rc<BodyProgress>) -> Self {
-        Self(Some(Streamed { incoming: Some(incoming), progress }))
+        progress.incoming.replace(Some(incoming));
+        Self(Some(Streamed { progress, replay: None }))
+    }
+
+    /// The same body once more, from its beginning; `None` if that is not kept.
+    #[must_use]
+    pub fn again(progress: &Rc<BodyProgress>) -> Option<Self> {
+        let replay = Some(progress.kept.borrow().clone()?);
+        Some(Self(Some(Streamed { progress: Rc::clone(progress), replay })))
     }
 }
 
-impl RequestBody {
-    fn incoming(&self) -> Option<&Incoming> {
-        self.0.as_ref()?.incoming.as_ref()
+impl Kept {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        self.frames.pop_front().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers))
     }
 }
 
@@ -80,49 +174,39 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(Streamed { incoming: Some(incoming), progress }) = &mut self.0 else {
-            return Poll::Ready(None);
-        };
-        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-        match &mut frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    progress.bytes.set(progress.bytes.get() + data.len() as u64);
-                    progress.moved.set(Some(Instant::now()));
-                }
-                if let Some(trailers) = frame.trailers_mut() {
-                    strip_forbidden_trailers(trailers);
-                }
-                if incoming.is_end_stream() {
-                    progress.ended.set(Some(Instant::now()));
-                }
+        let Some(streamed) = &mut self.0 else { return Poll::Ready(None) };
+        if let Some(replay) = &mut streamed.replay {
+            if let Some(frame) = replay.next() {
+                return Poll::Ready(Some(Ok(frame)));
             }
-            Some(Err(error)) => {
-                let malformed = !error.is_incomplete_message() && is_malformed(error);
-                let failure = if malformed { Failure::BadRequestBody } else { Failure::ClientGone };
-                progress.failure.set(Some(failure));
-            }
-            None => progress.ended.set(Some(Instant::now())),
+            streamed.replay = None;
         }
-        Poll::Ready(frame)
+        streamed.progress.poll_incoming(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming().is_none_or(Body::is_end_stream)
+        let Some(Streamed { progress, replay }) = &self.0 else { return true };
+        let left = replay.as_ref().is_some_and(|all| !all.frames.is_empty() || all.trailers.is_some());
+        !left && progress.incoming.borrow().as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming().map_or(SizeHint::with_exact(0), Body::size_hint)
+        match &self.0 {
+            None => SizeHint::with_exact(0),
+            // Its length is in the head, if anywhere.
+            Some(Streamed { replay: Some(_), .. }) => SizeHint::default(),
+            Some(Streamed { progress, .. }) => {
+                progress.incoming.borrow().as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+            }
+        }
     }
 }
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        let progress = &self.progress;
-        // Who waits for "100 Continue" has sent nothing, and reading would ask for it.
-        let asked_for = progress.moved.get().is_some() || !progress.expects_continue.get();
-        if let (false, true, Some(incoming)) = (progress.is_over(), asked_for, self.incoming.take()) {
-            crate::worker::spawn(throw_away(incoming, Rc::clone(progress)));
+        // What is kept may be sent again; the end of the request sees to the rest then.
+        if !self.progress.is_kept() {
+            self.progress.abandon();
         }
     }
 }
@@ -305,7 +389,7 @@ fn is_malformed(error: &hyper::Error) -> bool {
     false
 }
 
-fn strip_forbidden_trailers(trailers: &mut http::HeaderMap) {
+fn strip_forbidden_trailers(trailers: &mut HeaderMap) {
     let forbidden: Vec<_> = trailers.keys().filter(|name| forbidden_in_trailers(name)).cloned().collect();
     for name in forbidden {
         trailers.remove(name);

@@ -15,6 +15,8 @@ use whichpod_upstream::{Choice, EndpointId, NoEndpoint};
 
 use crate::error::{ConnectFailure, Failure};
 use crate::exchange::Exchange;
+use crate::limits::{self, Permit};
+use crate::pending::{Room, room};
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::spawn;
@@ -58,7 +60,10 @@ pub async fn acquire(
     if let Some(connection) = idle(exchange, &choice, max_idle) {
         return Ok(connection);
     }
-    connect(exchange, tried, choice, max_idle).await
+    match room(exchange, &choice, max_idle).await? {
+        Room::Idle(connection) => Ok(connection),
+        Room::New(permit) => connect(exchange, tried, choice, permit, max_idle).await,
+    }
 }
 
 /// A pod that was not met yet, else one that was met and took the connection.
@@ -72,8 +77,8 @@ async fn choose(
     let must_avoid = avoid.len();
     avoid.extend_from_slice(&tried.failed);
     let upstream = &exchange.site.upstream;
-    let result = match upstream.choose(&avoid).await {
-        Err(NoEndpoint::AllTried) => upstream.choose(&avoid[..must_avoid]).await,
+    let result = match upstream.choose_for(&avoid, exchange.hash).await {
+        Err(NoEndpoint::AllTried) => upstream.choose_for(&avoid[..must_avoid], exchange.hash).await,
         other => other,
     };
     result.map_err(|none| match none {
@@ -92,6 +97,7 @@ async fn connect(
     exchange: &mut Exchange,
     tried: &mut Tried,
     first: Choice,
+    permit: Option<Permit>,
     max_idle: Duration,
 ) -> Result<Box<UpstreamConnection>, Failure> {
     let started = Instant::now();
@@ -102,7 +108,7 @@ async fn connect(
     let mut more = true;
     let mut last = ConnectFailure::Timeout;
     in_flight.push((first.clone(), started));
-    racing.push(dial(Arc::clone(&exchange.site), first, limit));
+    racing.push(dial(Arc::clone(&exchange.site), first, permit, limit));
     loop {
         let start_another = tokio::select! {
             biased;
@@ -120,7 +126,13 @@ async fn connect(
                 }
                 true
             }
-            () = sleep_until(next_start), if more => true,
+            () = sleep_until(next_start), if more => {
+                // Whoever comes next need not wait for this pod as well.
+                for (choice, _) in &in_flight {
+                    exchange.site.upstream.connect_failed(&choice.endpoint);
+                }
+                true
+            }
             () = sleep_until(started + ALL_CONNECTS) => {
                 leave(exchange, racing, &in_flight, ConnectFailure::Timeout.reason());
                 return Err(Failure::Connect(ConnectFailure::Timeout));
@@ -130,13 +142,17 @@ async fn connect(
             next_start = Instant::now() + STAGGER;
             match choose(exchange, tried, in_flight.iter().map(|(choice, _)| choice.endpoint.id())).await {
                 Ok(choice) => {
-                    exchange.chosen(&choice);
                     if let Some(connection) = idle(exchange, &choice, max_idle) {
+                        exchange.chosen(&choice);
                         leave(exchange, racing, &in_flight, "connect_slow");
                         return Ok(connection);
                     }
-                    in_flight.push((choice.clone(), Instant::now()));
-                    racing.push(dial(Arc::clone(&exchange.site), choice, limit));
+                    // Where no further connection is allowed, those under way must do.
+                    if let Ok(permit) = limits::enter(exchange.site.limits.connections.as_ref()) {
+                        exchange.chosen(&choice);
+                        in_flight.push((choice.clone(), Instant::now()));
+                        racing.push(dial(Arc::clone(&exchange.site), choice, permit, limit));
+                    }
                 }
                 Err(_) => more = false,
             }
@@ -188,10 +204,11 @@ fn report(site: &Site, choice: &Choice, result: Result<(), ConnectFailure>) {
 struct Dialled {
     choice: Choice,
     since: Instant,
+    permit: Option<Permit>,
     result: io::Result<TcpStream>,
 }
 
-async fn dial(site: Arc<Site>, choice: Choice, limit: Duration) -> Dialled {
+async fn dial(site: Arc<Site>, choice: Choice, permit: Option<Permit>, limit: Duration) -> Dialled {
     let since = Instant::now();
     site.stats.connects_total.fetch_add(1, Relaxed);
     choice.endpoint.counts().connects_total.fetch_add(1, Relaxed);
@@ -199,7 +216,7 @@ async fn dial(site: Arc<Site>, choice: Choice, limit: Duration) -> Dialled {
         Ok(result) => result.and_then(set_options),
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    Dialled { choice, since, result }
+    Dialled { choice, since, permit, result }
 }
 
 fn set_options(stream: TcpStream) -> io::Result<TcpStream> {
@@ -214,7 +231,7 @@ async fn finish(
     exchange: &mut Exchange,
     dialled: Dialled,
 ) -> Result<Box<UpstreamConnection>, (EndpointId, ConnectFailure)> {
-    let Dialled { choice, since, result } = dialled;
+    let Dialled { choice, since, permit, result } = dialled;
     let how = match result {
         Ok(stream) => {
             report(&exchange.site, &choice, Ok(()));
@@ -222,7 +239,10 @@ async fn finish(
             match UpstreamConnection::open(stream, &choice, config.limits, config.timeouts.upstream_idle)
                 .await
             {
-                Ok(connection) => return Ok(Box::new(connection)),
+                Ok(mut connection) => {
+                    connection.permit = permit;
+                    return Ok(Box::new(connection));
+                }
                 Err(_) => ConnectFailure::Other,
             }
         }

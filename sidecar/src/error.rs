@@ -22,6 +22,12 @@ pub enum Failure {
     UpstreamProtocol,
     /// The pod took longer than the configured time.
     RequestTimeout,
+    /// The pod took longer than one attempt may.
+    PerTryTimeout,
+    /// A limit on connections, waiting requests or requests was reached.
+    Overflow,
+    /// Memory runs short here.
+    Overloaded,
     /// Nothing moved for the configured time, before a response.
     StreamIdle,
     /// Nothing came of the request's body for the configured time.
@@ -157,6 +163,25 @@ pub const fn verdict(failure: Failure) -> Verdict {
             "upstream_response_timeout",
             "the pod did not answer in time",
         ),
+        F::PerTryTimeout => row(
+            StatusCode::GATEWAY_TIMEOUT,
+            Flags::UPSTREAM_TIMEOUT,
+            "upstream_per_try_timeout",
+            "the pod did not answer in time",
+        ),
+        F::Overflow => row(
+            UNAVAILABLE,
+            Flags::OVERFLOW,
+            "upstream_reset_before_response_started{overflow}",
+            "too much is under way already",
+        ),
+        F::Overloaded => Verdict {
+            status: Some(UNAVAILABLE),
+            flags: Flags::OVERLOAD,
+            details: "overload",
+            what: "memory runs short here",
+            close: true,
+        },
         F::StreamIdle => row(
             StatusCode::GATEWAY_TIMEOUT,
             Flags::STREAM_IDLE,
@@ -261,6 +286,9 @@ mod tests {
         (Failure::Reset, 503, "UC"),
         (Failure::UpstreamProtocol, 502, "UPE"),
         (Failure::RequestTimeout, 504, "UT"),
+        (Failure::PerTryTimeout, 504, "UT"),
+        (Failure::Overflow, 503, "UO"),
+        (Failure::Overloaded, 503, "OM"),
         (Failure::StreamIdle, 504, "SI"),
         (Failure::RequestIdle, 408, "SI"),
         (Failure::BadRequest("two Host headers"), 400, "DPE"),

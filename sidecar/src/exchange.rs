@@ -14,11 +14,13 @@ use http_body::Body;
 use tokio::time::{Instant, Sleep};
 use whichpod_access_log::{Attempt, Flags, Needs, Record};
 use whichpod_config::Timeouts;
-use whichpod_upstream::{Choice, Endpoint};
+use whichpod_upstream::{Choice, Endpoint, Outcome};
 
-use crate::body::BodyProgress;
+use crate::body::{BodyProgress, RequestBody};
 use crate::error::{Broken, Failure, Verdict, broken};
 use crate::io::Downstream;
+use crate::limits::{self, Permit};
+use crate::retry;
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::Worker;
@@ -39,7 +41,11 @@ pub struct Exchange {
     response_started: Option<Instant>,
     body: Option<Rc<BodyProgress>>,
     endpoint: Option<Arc<Endpoint>>,
-    retrying: bool,
+    /// What its pod is chosen by, where that is a hash.
+    pub hash: Option<u64>,
+    /// Its place among the requests under way, where these are limited.
+    pub permit: Option<Permit>,
+    retrying: Option<Retrying>,
     timers: Timers,
     ended: bool,
 }
@@ -58,7 +64,7 @@ impl Exchange {
         record.stream_id = Some(worker.shared.next_request.fetch_add(1, Relaxed));
         Box::new(Self {
             record,
-            timers: Timers::new(&site.config.timeouts),
+            timers: Timers::new(&site.config.timeouts, site.config.retry.per_try_timeout),
             site,
             worker,
             downstream,
@@ -67,7 +73,9 @@ impl Exchange {
             response_started: None,
             body: None,
             endpoint: None,
-            retrying: false,
+            hash: None,
+            permit: None,
+            retrying: None,
             ended: false,
         })
     }
@@ -151,6 +159,7 @@ impl Exchange {
             sent: true,
         });
         self.record.upstream_local = connection.local;
+        self.timers.attempt_begins();
         endpoint.counts().requests_total.fetch_add(1, Relaxed);
         endpoint.counts().requests_active.fetch_add(1, Relaxed);
         self.endpoint = Some(Arc::clone(endpoint));
@@ -172,6 +181,7 @@ impl Exchange {
     pub fn attempt_answered(&mut self, status: StatusCode) {
         let now = Instant::now();
         let duration = now - self.attempt_started;
+        self.timers.attempt_answered();
         if let Some(attempt) = self.record.attempts.last_mut() {
             attempt.status = Some(status);
             attempt.duration = duration;
@@ -179,6 +189,11 @@ impl Exchange {
         }
         self.response_started = Some(now);
         self.record.upstream_service_time = Some(duration);
+    }
+
+    /// Tells the pod's health how the attempt went.
+    pub fn observe(&self, endpoint: &Endpoint, outcome: Outcome) {
+        self.site.upstream.observe(endpoint, outcome, self.attempt_started.elapsed());
     }
 
     /// The pod's answer was not good enough: another attempt follows.
@@ -191,12 +206,53 @@ impl Exchange {
         self.release_endpoint(false);
     }
 
-    /// A counted retry begins; it ends with the request.
-    pub fn retry_begins(&mut self) {
+    /// A counted retry begins, if it may; it ends with the request.
+    pub fn may_retry(&mut self) -> bool {
+        if self.retrying.is_none() {
+            let policy = &self.site.config.retry;
+            let stats = &self.site.stats;
+            let running = stats.requests_active.load(Relaxed);
+            if !retry::within_budget(policy, running, stats.retries_active.load(Relaxed)) {
+                return false;
+            }
+            let Ok(permit) = limits::enter(self.site.limits.retries.as_ref()) else { return false };
+            stats.retries_active.fetch_add(1, Relaxed);
+            self.retrying = Some(Retrying { _permit: permit });
+        }
         self.site.stats.retries_total.fetch_add(1, Relaxed);
-        if !self.retrying {
-            self.retrying = true;
-            self.site.stats.retries_active.fetch_add(1, Relaxed);
+        true
+    }
+
+    /// The request's body once more, from its beginning; `None` if it cannot be sent again.
+    #[must_use]
+    pub fn body_again(&self) -> Option<RequestBody> {
+        self.body.as_ref().map_or(Some(RequestBody::empty()), RequestBody::again)
+    }
+
+    /// What is read of the request's body is kept to be sent again, as far as it goes.
+    pub fn keep_body(&self) {
+        if let Some(body) = &self.body {
+            body.keep(self.site.config.retry.buffer_bytes);
+        }
+    }
+
+    /// True if the whole body is known to fit into what is kept.
+    #[must_use]
+    pub fn fits_buffer(&self, body: &RequestBody) -> bool {
+        let most = self.site.config.retry.buffer_bytes as u64;
+        body.size_hint().upper().is_some_and(|bytes| bytes <= most)
+    }
+
+    /// True if the request, with its body, can be sent again.
+    #[must_use]
+    pub fn body_is_replayable(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_kept())
+    }
+
+    /// The request will not be sent again.
+    pub fn forget_body(&self) {
+        if let Some(body) = &self.body {
+            body.forget();
         }
     }
 
@@ -254,6 +310,10 @@ impl Exchange {
             return;
         }
         let now = Instant::now();
+        if let Some(body) = self.body.as_ref().filter(|body| body.is_kept()) {
+            body.abandon();
+        }
+        self.permit = None;
         self.downstream.end_request(now, self.body.clone());
         if let Some(how) = how {
             let (flags, details) = broken(how);
@@ -283,10 +343,10 @@ impl Exchange {
         }
     }
 
-    fn count(&self) {
+    fn count(&mut self) {
         let (stats, record) = (&self.site.stats, &self.record);
         stats.requests_active.fetch_sub(1, Relaxed);
-        if self.retrying {
+        if self.retrying.take().is_some() {
             stats.retries_active.fetch_sub(1, Relaxed);
         }
         stats.bytes_received.fetch_add(record.bytes_received, Relaxed);
@@ -321,6 +381,11 @@ impl Drop for Exchange {
     }
 }
 
+/// A request that is being retried, until it ends.
+struct Retrying {
+    _permit: Option<Permit>,
+}
+
 /// Moves bytes until the connection can serve again, or has ended.
 async fn drive_to_end(worker: Rc<Worker>, mut connection: Box<UpstreamConnection>) {
     std::future::poll_fn(|cx| {
@@ -333,21 +398,37 @@ async fn drive_to_end(worker: Rc<Worker>, mut connection: Box<UpstreamConnection
 /// The timeouts of one request; off unless configured, and then no timer exists.
 struct Timers {
     request: Option<Duration>,
+    per_try: Option<Duration>,
     idle: Option<Duration>,
+    per_try_timer: Option<Pin<Box<Sleep>>>,
+    /// An attempt is under way that has no response yet.
+    awaiting: bool,
     request_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Option<Pin<Box<Sleep>>>,
     moved: Instant,
 }
 
 impl Timers {
-    fn new(timeouts: &Timeouts) -> Self {
+    fn new(timeouts: &Timeouts, per_try: Option<Duration>) -> Self {
         Self {
             request: timeouts.request,
+            per_try,
             idle: timeouts.idle,
+            per_try_timer: None,
+            awaiting: false,
             request_timer: None,
             idle_timer: None,
             moved: Instant::now(),
         }
+    }
+
+    fn attempt_begins(&mut self) {
+        self.awaiting = true;
+        self.per_try_timer = None;
+    }
+
+    fn attempt_answered(&mut self) {
+        self.awaiting = false;
     }
 
     fn moved(&mut self) {
@@ -365,6 +446,12 @@ impl Timers {
                 if timer.as_mut().poll(cx).is_ready() {
                     return Some(Failure::RequestTimeout);
                 }
+            }
+        }
+        if let (Some(limit), true, true) = (self.per_try, complete, self.awaiting) {
+            let timer = self.per_try_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Some(Failure::PerTryTimeout);
             }
         }
         if let Some(limit) = self.idle {

@@ -14,16 +14,23 @@ pub mod connection;
 pub mod io;
 pub mod proxy;
 
+pub mod hash;
 pub mod headers;
 pub mod site;
 
 pub mod connect;
+pub mod limits;
+pub mod pending;
 pub mod pool;
 pub mod retry;
 pub mod upstream_connection;
 
 pub mod body;
 pub mod exchange;
+
+pub mod health_check;
+pub mod memory;
+pub mod translate;
 
 pub mod error;
 pub mod metrics;

@@ -9,17 +9,19 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
+use whichpod_upstream::Outcome;
 
 use crate::body::{RequestBody, ResponseBody};
 use crate::connect::{Tried, acquire};
 use crate::error::{Failure, body, verdict};
 use crate::exchange::Exchange;
-use crate::headers;
 use crate::io::Downstream;
+use crate::memory::Pressure;
 use crate::retry::{self, Decision, Progress, Replay};
 use crate::site::Site;
 use crate::upstream_connection::{SendError, UpstreamConnection};
 use crate::worker::Worker;
+use crate::{hash, headers, limits};
 
 /// A request that may not be sent twice takes only a connection that the pod cannot have closed yet.
 const FRESH: Duration = Duration::from_secs(1);
@@ -59,10 +61,21 @@ async fn forward(
     exchange: &mut Exchange,
     request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Box<UpstreamConnection>), Failure> {
+    if exchange.worker.shared.memory.pressure() != Pressure::None {
+        return Err(Failure::Overloaded);
+    }
     let mut request = prepare(exchange, request)?;
+    exchange.permit = limits::enter(exchange.site.limits.requests.as_ref()).map_err(|_| Failure::Overflow)?;
     let replay = Replay::of(request.method(), !request.body().is_end_stream());
+    let keeps_body = replay == Replay::BodyConsumed
+        || replay == Replay::Unsafe && exchange.site.config.retry.non_idempotent;
+    if keeps_body {
+        exchange.keep_body();
+    }
+    let fits = keeps_body && exchange.fits_buffer(request.body());
     let mut max_idle = match replay {
         Replay::Safe => exchange.site.config.timeouts.upstream_idle,
+        Replay::BodyConsumed if fits => exchange.site.config.timeouts.upstream_idle,
         Replay::Unsafe | Replay::BodyConsumed => FRESH.min(exchange.site.config.timeouts.upstream_idle),
     };
     let mut tried = Tried::default();
@@ -70,16 +83,19 @@ async fn forward(
     for _ in 0..MOST_SENDS {
         let mut connection = acquire(exchange, &mut tried, max_idle).await?;
         exchange.attempt(&connection);
-        let copy = (replay == Replay::Safe).then(|| copy_head(&request));
+        let copy = (replay == Replay::Safe || keeps_body).then(|| copy_head(&request));
         let sent = send(exchange, &mut connection, request).await;
-        let (decision, failure, again) = match sent {
+        let (decision, failure, again, discarded) = match sent {
             Ok(mut response) => {
                 let status = response.status();
                 exchange.attempt_answered(status);
-                let decision =
-                    retry::after_status(&exchange.site.config.retry, replay, status.as_u16(), retries);
-                let Some(copy) = copy.filter(|_| allows(exchange, decision)) else {
+                exchange.observe(&connection.endpoint, Outcome::Status(status.as_u16()));
+                let replay = with_body(exchange, replay);
+                let decision = after_response(exchange, replay, &response, retries);
+                let again = copy.and_then(|copy| refill(exchange, copy));
+                let Some(again) = again.filter(|_| allows(exchange, decision)) else {
                     note_limit(exchange, decision);
+                    exchange.forget_body();
                     if let Err(failure) = finish_head(exchange, &mut connection, &mut response) {
                         exchange.attempt_failed("protocol_error", false);
                         return Err(failure);
@@ -87,29 +103,34 @@ async fn forward(
                     return Ok((response, connection));
                 };
                 exchange.attempt_discarded();
-                (decision, Failure::Closed, Some(copy))
+                (decision, Failure::Closed, Some(again), true)
             }
             Err(SendError { failure, reason, progress, request }) => {
-                exchange.attempt_failed(reason, progress == Progress::NothingSent);
-                let policy = &exchange.site.config.retry;
                 let reused = connection.reused;
+                if retry::blames_the_pod(failure, progress, reused) {
+                    exchange.observe(&connection.endpoint, Outcome::NoResponse);
+                }
+                exchange.attempt_failed(reason, progress == Progress::NothingSent);
+                let replay = with_body(exchange, replay);
+                let policy = &exchange.site.config.retry;
                 if !reused && matches!(failure, Failure::Closed | Failure::Reset) {
                     // It took a new connection and ended it: so does a pod that is about to go.
                     exchange.site.upstream.doubt();
                 }
                 let decision = retry::after_failure(policy, replay, progress, failure, reused, retries);
-                (decision, failure, request.or(copy))
+                let again = request.or_else(|| refill(exchange, copy?));
+                (decision, failure, again, false)
             }
         };
-        let (true, Some(again)) = (allows(exchange, decision), again) else {
+        let Some(again) = again.filter(|_| discarded || allows(exchange, decision)) else {
             note_limit(exchange, decision);
             return Err(failure);
         };
         tried.failed(connection.endpoint.id());
         drop(connection);
         if let Decision::Again { counted: true } = decision {
-            exchange.retry_begins();
-            tokio::time::sleep(retry::back_off(retries, fastrand::f64())).await;
+            let policy = &exchange.site.config.retry;
+            tokio::time::sleep(retry::back_off(policy, retries, fastrand::f64())).await;
             retries += 1;
         }
         // What failed on one idle connection may fail on the next: take a new one.
@@ -138,6 +159,7 @@ fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reques
         headers::append_forwarded_for(&mut head.headers, exchange.caller());
     }
     exchange.request_head(&head);
+    exchange.hash = hash::of_request(&site.config.balance, &head.headers, exchange.caller());
     prepared?;
     exchange.record.route = site.route(head.uri.path())?;
     // Only hyper's own extensions could be in there, and they belong to the client's connection.
@@ -162,7 +184,36 @@ async fn send(
     })
 }
 
-/// A copy of a request without a body, to be sent again.
+/// What may be done with the request, now that it is known whether its whole body is kept.
+fn with_body(exchange: &Exchange, replay: Replay) -> Replay {
+    match (replay, exchange.body_is_replayable()) {
+        (Replay::BodyConsumed, true) => Replay::Safe,
+        (Replay::Unsafe, false) if exchange.site.config.retry.non_idempotent => Replay::BodyConsumed,
+        _ => replay,
+    }
+}
+
+/// Decides after a complete response head.
+fn after_response(
+    exchange: &Exchange,
+    replay: Replay,
+    response: &Response<Incoming>,
+    retries: u32,
+) -> Decision {
+    let policy = &exchange.site.config.retry;
+    match retry::after_status(policy, replay, response.status().as_u16(), retries) {
+        Decision::GiveUp => retry::after_headers(policy, replay, response.headers(), retries),
+        decision => decision,
+    }
+}
+
+/// The copy with the request's body, if that is still there.
+fn refill(exchange: &Exchange, copy: Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let body = exchange.body_again()?;
+    Some(copy.map(|_| body))
+}
+
+/// A copy of a request without its body, to be sent again.
 fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::empty());
     *copy.method_mut() = request.method().clone();
@@ -172,15 +223,11 @@ fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
     copy
 }
 
-/// True if the decision is to go on, and the upstream's retry budget agrees.
-fn allows(exchange: &Exchange, decision: Decision) -> bool {
-    use std::sync::atomic::Ordering::Relaxed;
+/// True if the decision is to go on, and the upstream's retry budget agrees: the retry counts from now on.
+fn allows(exchange: &mut Exchange, decision: Decision) -> bool {
     match decision {
         Decision::Again { counted: false } => true,
-        Decision::Again { counted: true } => {
-            let stats = &exchange.site.stats;
-            retry::within_budget(stats.requests_active.load(Relaxed), stats.retries_active.load(Relaxed))
-        }
+        Decision::Again { counted: true } => exchange.may_retry(),
         Decision::GiveUp | Decision::LimitReached => false,
     }
 }

@@ -7,6 +7,7 @@ use whichpod_config::{Host, TargetPort, Upstream as Settings};
 use whichpod_upstream::Upstream;
 
 use crate::error::Failure;
+use crate::limits::Limits;
 use crate::stats::Stats;
 
 /// A listening address and what is behind it; shared by the workers.
@@ -17,6 +18,8 @@ pub struct Site {
     pub upstream: Arc<Upstream>,
     /// What is counted.
     pub stats: Stats,
+    /// How much may be under way.
+    pub limits: Limits,
     /// The Host of a request that has none (HTTP/1.0).
     pub host: HeaderValue,
     routes: Vec<(String, Arc<str>)>,
@@ -27,7 +30,8 @@ impl Site {
     #[must_use]
     pub fn new(config: Settings, upstream: Arc<Upstream>) -> Self {
         let routes = config.routes.iter().map(|r| (r.prefix.clone(), Arc::from(r.name.as_str()))).collect();
-        Self { host: default_host(&config), routes, config, upstream, stats: Stats::default() }
+        let limits = Limits::new(&config);
+        Self { host: default_host(&config), routes, config, upstream, stats: Stats::default(), limits }
     }
 
     /// The name of the first route whose prefix fits, `None` where no routes are configured.

@@ -24,6 +24,7 @@ use whichpod_upstream::{Choice, Endpoint};
 use crate::body::RequestBody;
 use crate::error::Failure;
 use crate::io::{Traffic, UpstreamIo};
+use crate::limits::Permit;
 use crate::retry::Progress;
 
 /// A connection to a pod.
@@ -44,6 +45,8 @@ pub struct UpstreamConnection {
     pub idle_since: Instant,
     /// How long it may be idle: what the pod says, less a margin, else what is configured.
     pub idle_limit: Duration,
+    /// Its place, where connections are limited.
+    pub permit: Option<Permit>,
 }
 
 /// An attempt that got no response.
@@ -88,6 +91,7 @@ impl UpstreamConnection {
             reused: false,
             idle_since: Instant::now(),
             idle_limit,
+            permit: None,
         })
     }
 
@@ -149,6 +153,7 @@ impl UpstreamConnection {
             Err(failure) => {
                 let reason = match failure {
                     Failure::RequestTimeout => "response_timeout",
+                    Failure::PerTryTimeout => "per_try_timeout",
                     Failure::StreamIdle | Failure::RequestIdle => "idle_timeout",
                     Failure::BadRequestBody => "request_body_malformed",
                     Failure::Closed => "closed",

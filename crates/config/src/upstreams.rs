@@ -112,7 +112,7 @@ fn resolve_one(
         outlier_detection: resolve_outlier_detection(form.outlier_detection),
         health_check,
         healthy_panic_threshold: form.healthy_panic_threshold.unwrap_or(PANIC_THRESHOLD),
-        circuit_breakers: resolve_circuit_breakers(form.circuit_breakers.unwrap_or_default()),
+        circuit_breakers: resolve_circuit_breakers(&form.circuit_breakers.unwrap_or_default()),
         routes,
         timeouts: resolve_timeouts(&form.timeouts.unwrap_or_default()),
         retry,
@@ -219,8 +219,8 @@ fn resolve_timeouts(form: &raw::Timeouts) -> Timeouts {
     }
 }
 
-fn resolve_circuit_breakers(form: raw::CircuitBreakers) -> CircuitBreakers {
-    let raw::CircuitBreakers { max_connections, max_pending_requests, max_requests, max_retries } = form;
+fn resolve_circuit_breakers(form: &raw::CircuitBreakers) -> CircuitBreakers {
+    let raw::CircuitBreakers { max_connections, max_pending_requests, max_requests, max_retries } = *form;
     CircuitBreakers { max_connections, max_pending_requests, max_requests, max_retries }
 }
 

@@ -56,7 +56,7 @@ impl<'a> Chooser<'a> {
             Balance::Random => self.drawn(),
             Balance::Maglev => self.by_hash(),
         };
-        chosen.or_else(|| self.from_anywhere())
+        chosen.or_else(|| self.anywhere())
     }
 
     fn admit(&self, endpoint: &Endpoint) -> Admission {
@@ -121,7 +121,7 @@ impl<'a> Chooser<'a> {
 
     /// From a random place on: the first that nothing speaks against, else the first that is not aside, else the first
     /// that was not tried.
-    fn from_anywhere(&self) -> Option<&'a Arc<Endpoint>> {
+    fn anywhere(&self) -> Option<&'a Arc<Endpoint>> {
         let (endpoints, start) = (self.endpoints, fastrand::usize(..self.endpoints.len().max(1)));
         let from_start = || endpoints.iter().skip(start).chain(endpoints.iter().take(start));
         let untried = || from_start().filter(|endpoint| !self.tried.contains(&endpoint.id()));
