@@ -24,9 +24,6 @@ use crate::upstream_connection::UpstreamConnection;
 /// the response instead of a reset.
 pub const LINGER: Duration = Duration::from_secs(5);
 
-/// How much of a request's body is kept, so that it can be sent to another pod.
-const KEPT: usize = 64 * 1024;
-
 /// A request's body: how far it has come, and what of it can be sent again; shared by the attempts and the log.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
@@ -46,11 +43,13 @@ pub struct BodyProgress {
     kept: RefCell<Option<Kept>>,
 }
 
+/// The beginning of a body.
 #[derive(Debug, Default, Clone)]
 struct Kept {
     frames: VecDeque<Bytes>,
-    bytes: usize,
     trailers: Option<HeaderMap>,
+    /// How many more bytes are kept.
+    room: usize,
 }
 
 impl BodyProgress {
@@ -60,9 +59,9 @@ impl BodyProgress {
         self.ended.get().is_some() || self.failure.get().is_some()
     }
 
-    /// From now on what is read is kept, up to [`KEPT`] bytes.
-    pub fn keep(&self) {
-        self.kept.replace(Some(Kept::default()));
+    /// From now on what is read is kept, up to so many bytes.
+    pub fn keep(&self, bytes: usize) {
+        self.kept.replace(Some(Kept { room: bytes, ..Kept::default() }));
     }
 
     /// True while all that was read is kept.
@@ -92,13 +91,15 @@ impl BodyProgress {
         let mut kept = self.kept.borrow_mut();
         let Some(all) = &mut *kept else { return };
         if let Some(data) = frame.data_ref() {
-            all.bytes += data.len();
-            all.frames.push_back(data.clone());
+            match all.room.checked_sub(data.len()) {
+                Some(room) => {
+                    all.room = room;
+                    all.frames.push_back(data.clone());
+                }
+                None => *kept = None,
+            }
         } else if let Some(trailers) = frame.trailers_ref() {
             all.trailers = Some(trailers.clone());
-        }
-        if all.bytes > KEPT {
-            *kept = None;
         }
     }
 

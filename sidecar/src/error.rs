@@ -29,6 +29,12 @@ pub enum Failure {
     UpstreamProtocol,
     /// The pod took longer than the configured time.
     RequestTimeout,
+    /// The pod took longer than one attempt may.
+    PerTryTimeout,
+    /// A limit on connections, waiting requests or requests was reached.
+    Overflow,
+    /// Memory runs short here.
+    Overloaded,
     /// Nothing moved for the configured time, before a response.
     StreamIdle,
     /// Nothing came of the request's body for the configured time.
@@ -51,6 +57,7 @@ impl Failure {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::RequestTimeout => "response_timeout",
+            Self::PerTryTimeout => "per_try_timeout",
             Self::StreamIdle | Self::RequestIdle => "idle_timeout",
             Self::BadRequestBody => "request_body_malformed",
             Self::Closed => "closed",
@@ -205,6 +212,25 @@ pub const fn verdict(failure: Failure) -> Verdict {
             "upstream_response_timeout",
             "the pod did not answer in time",
         ),
+        F::PerTryTimeout => row(
+            StatusCode::GATEWAY_TIMEOUT,
+            Flags::UPSTREAM_TIMEOUT,
+            "upstream_per_try_timeout",
+            "the pod did not answer in time",
+        ),
+        F::Overflow => row(
+            UNAVAILABLE,
+            Flags::OVERFLOW,
+            "upstream_reset_before_response_started{overflow}",
+            "too much is under way already",
+        ),
+        F::Overloaded => Verdict {
+            status: Some(UNAVAILABLE),
+            flags: Flags::OVERLOAD,
+            details: "overload",
+            what: "memory runs short here",
+            close: true,
+        },
         F::StreamIdle => row(
             StatusCode::GATEWAY_TIMEOUT,
             Flags::STREAM_IDLE,
@@ -373,6 +399,9 @@ mod tests {
         (Failure::LocalReset, 503, "LR"),
         (Failure::UpstreamProtocol, 502, "UPE"),
         (Failure::RequestTimeout, 504, "UT"),
+        (Failure::PerTryTimeout, 504, "UT"),
+        (Failure::Overflow, 503, "UO"),
+        (Failure::Overloaded, 503, "OM"),
         (Failure::StreamIdle, 504, "SI"),
         (Failure::RequestIdle, 408, "SI"),
         (Failure::BadRequest("two Host headers"), 400, "DPE"),

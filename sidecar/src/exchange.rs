@@ -14,15 +14,17 @@ use http_body::Body;
 use tokio::time::{Instant, Sleep};
 use whichpod_access_log::{Attempt, Flags, Needs, Record};
 use whichpod_config::Timeouts;
-use whichpod_upstream::{Choice, Endpoint};
+use whichpod_upstream::{Choice, Endpoint, Outcome};
 
 use crate::body::{BodyProgress, RequestBody};
 use crate::error::{Broken, Ended, Failure, Verdict, broken, ended};
 use crate::grpc;
 use crate::io::Downstream;
+use crate::limits::{self, Permit};
 use crate::peer::Peer;
 use crate::pool::Owner;
 use crate::proxy_protocol;
+use crate::retry;
 use crate::site::Site;
 use crate::tunnel::Direction;
 use crate::upgrade::{self, Switch};
@@ -58,13 +60,17 @@ pub struct Exchange {
     endpoint: Option<Arc<Endpoint>>,
     /// A gRPC call.
     grpc: bool,
-    retrying: bool,
     /// Bytes go both ways, whatever they mean.
     tunnel: bool,
     /// What the client asks its connection to become.
     asked: Option<Switch>,
     /// Counted as a tunnel that somebody waits for.
     wanted: bool,
+    /// What its pod is chosen by, where that is a hash.
+    pub hash: Option<u64>,
+    /// Its place among the requests under way, where these are limited.
+    pub permit: Option<Permit>,
+    retrying: Option<Retrying>,
     timers: Timers,
     ended: bool,
 }
@@ -104,7 +110,7 @@ impl Exchange {
         record.upstream = Some(Arc::clone(&site.config.name));
         Box::new(Self {
             record,
-            timers: Timers::new(&site.config.timeouts, started),
+            timers: Timers::new(&site.config.timeouts, site.config.retry.per_try_timeout, started),
             site,
             worker,
             downstream,
@@ -115,10 +121,12 @@ impl Exchange {
             body: None,
             endpoint: None,
             grpc: false,
-            retrying: false,
             tunnel: false,
             asked: None,
             wanted: false,
+            hash: None,
+            permit: None,
+            retrying: None,
             ended: false,
         })
     }
@@ -252,6 +260,7 @@ impl Exchange {
             sent: true,
         });
         self.record.upstream_local = peer.local;
+        self.timers.attempt_begins();
         endpoint.counts().requests_total.fetch_add(1, Relaxed);
         endpoint.counts().requests_active.fetch_add(1, Relaxed);
         self.endpoint = Some(Arc::clone(endpoint));
@@ -282,6 +291,7 @@ impl Exchange {
     pub fn attempt_answered(&mut self, status: StatusCode) {
         let now = Instant::now();
         let duration = now - self.attempt_started;
+        self.timers.attempt_answered();
         if let Some(attempt) = self.record.attempts.last_mut() {
             attempt.status = Some(status);
             attempt.duration = duration;
@@ -289,6 +299,11 @@ impl Exchange {
         }
         self.response_started = Some(now);
         self.record.upstream_service_time = Some(duration);
+    }
+
+    /// Tells the pod's health how the attempt went.
+    pub fn observe(&self, endpoint: &Endpoint, outcome: Outcome) {
+        self.site.upstream.observe(endpoint, outcome, self.attempt_started.elapsed());
     }
 
     /// The pod's answer was not good enough: another attempt follows.
@@ -301,13 +316,35 @@ impl Exchange {
         self.release_endpoint(false);
     }
 
-    /// A counted retry begins; it ends with the request.
-    pub fn retry_begins(&mut self) {
-        self.site.stats.retries_total.fetch_add(1, Relaxed);
-        if !self.retrying {
-            self.retrying = true;
-            self.site.stats.retries_active.fetch_add(1, Relaxed);
+    /// A counted retry begins, if it may; it ends with the request.
+    pub fn may_retry(&mut self) -> bool {
+        if self.retrying.is_none() {
+            let policy = &self.site.config.retry;
+            let stats = &self.site.stats;
+            let running = stats.requests_active.load(Relaxed);
+            if !retry::within_budget(policy, running, stats.retries_active.load(Relaxed)) {
+                return false;
+            }
+            let Ok(permit) = limits::enter(self.site.limits.retries.as_ref()) else { return false };
+            stats.retries_active.fetch_add(1, Relaxed);
+            self.retrying = Some(Retrying { _permit: permit });
         }
+        self.site.stats.retries_total.fetch_add(1, Relaxed);
+        true
+    }
+
+    /// What is read of the request's body is kept to be sent again, as far as it goes.
+    pub fn keep_body(&self) {
+        if let Some(body) = &self.body {
+            body.keep(self.site.config.retry.buffer_bytes);
+        }
+    }
+
+    /// True if the whole body is known to fit into what is kept.
+    #[must_use]
+    pub fn fits_buffer(&self, body: &RequestBody) -> bool {
+        let most = self.site.config.retry.buffer_bytes as u64;
+        body.size_hint().upper().is_some_and(|bytes| bytes <= most)
     }
 
     /// Takes what the log needs from the response's head, as it is sent on.
@@ -451,6 +488,7 @@ impl Exchange {
         if let Some(body) = self.body.as_ref().filter(|body| body.is_kept()) {
             body.abandon();
         }
+        self.permit = None;
         self.downstream.end_request(now, self.body.clone());
         if self.downstream.is_multiplexed() {
             let abandoned = how == Some(Broken::ClientGone) && self.response_started.is_none();
@@ -493,7 +531,7 @@ impl Exchange {
         }
     }
 
-    fn count(&self) {
+    fn count(&mut self) {
         let (stats, record) = (&self.site.stats, &self.record);
         if self.kind == Kind::Connection {
             stats.tcp_active.fetch_sub(1, Relaxed);
@@ -501,7 +539,7 @@ impl Exchange {
             return;
         }
         stats.requests_active.fetch_sub(1, Relaxed);
-        if self.retrying {
+        if self.retrying.take().is_some() {
             stats.retries_active.fetch_sub(1, Relaxed);
         }
         stats.bytes_received.fetch_add(record.bytes_received, Relaxed);
@@ -541,6 +579,11 @@ impl Drop for Exchange {
     }
 }
 
+/// A request that is being retried, until it ends.
+struct Retrying {
+    _permit: Option<Permit>,
+}
+
 /// Host, or `:authority` of HTTP/2.
 fn authority(head: &Parts) -> Option<HeaderValue> {
     if let Some(host) = head.headers.get(http::header::HOST) {
@@ -563,18 +606,25 @@ struct Timers {
     request: Option<Duration>,
     /// The time a gRPC call has, from its head on.
     deadline: Option<Instant>,
+    per_try: Option<Duration>,
     idle: Option<Duration>,
+    per_try_timer: Option<Pin<Box<Sleep>>>,
+    /// An attempt is under way that has no response yet.
+    awaiting: bool,
     request_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Option<Pin<Box<Sleep>>>,
     moved: Instant,
 }
 
 impl Timers {
-    fn new(timeouts: &Timeouts, started: Instant) -> Self {
+    fn new(timeouts: &Timeouts, per_try: Option<Duration>, started: Instant) -> Self {
         Self {
             request: timeouts.request,
             deadline: None,
+            per_try,
             idle: timeouts.idle,
+            per_try_timer: None,
+            awaiting: false,
             request_timer: None,
             idle_timer: None,
             moved: started,
@@ -587,6 +637,15 @@ impl Timers {
         let limit = self.request.map_or(asked, |limit| limit.min(asked));
         self.deadline = Some(started + limit);
         self.request = None;
+    }
+
+    fn attempt_begins(&mut self) {
+        self.awaiting = true;
+        self.per_try_timer = None;
+    }
+
+    fn attempt_answered(&mut self) {
+        self.awaiting = false;
     }
 
     fn moved(&mut self) {
@@ -611,6 +670,12 @@ impl Timers {
                 if timer.as_mut().poll(cx).is_ready() {
                     return Some(Failure::RequestTimeout);
                 }
+            }
+        }
+        if let (Some(limit), true, true) = (self.per_try, complete, self.awaiting) {
+            let timer = self.per_try_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Some(Failure::PerTryTimeout);
             }
         }
         if let Some(limit) = self.idle {

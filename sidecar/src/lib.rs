@@ -26,11 +26,14 @@ pub mod tcp;
 pub mod tunnel;
 pub mod upgrade;
 
+pub mod hash;
 pub mod headers;
 pub mod site;
 
 pub mod connect;
+pub mod limits;
 pub mod peer;
+pub mod pending;
 pub mod proxy_protocol;
 pub mod transport;
 
@@ -40,6 +43,10 @@ pub mod upstream_connection;
 
 pub mod body;
 pub mod exchange;
+
+pub mod health_check;
+pub mod memory;
+pub mod translate;
 
 pub mod error;
 pub mod metrics;

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use whichpod_upstream::EndpointId;
 
+use crate::limits::Gate;
 use crate::upstream_connection::UpstreamConnection;
 
 /// The client's connection that a pod's connection belongs to; usually none: any request may use it.
@@ -77,6 +79,22 @@ impl Pool {
         connection.idle_since = Instant::now();
         connection.reused = true;
         self.idle.entry((connection.peer.endpoint.id(), connection.owner)).or_default().push(connection);
+    }
+
+    /// The idle connection that holds a place behind this gate and was used least recently.
+    pub fn give_up(&mut self, gate: &Arc<Gate>) -> Option<Box<UpstreamConnection>> {
+        let holds = |connection: &UpstreamConnection| {
+            connection.peer.permit.as_ref().is_some_and(|permit| Arc::ptr_eq(permit.gate(), gate))
+        };
+        let oldest = self.idle.iter().filter_map(|(id, all)| Some((all.first()?, *id)));
+        let oldest = oldest.filter(|(connection, _)| holds(connection));
+        let (_, id) = oldest.min_by_key(|(connection, _)| connection.idle_since)?;
+        let connections = self.idle.get_mut(&id)?;
+        let connection = connections.remove(0);
+        if connections.is_empty() {
+            self.idle.remove(&id);
+        }
+        Some(connection)
     }
 
     /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone.

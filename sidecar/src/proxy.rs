@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
+use whichpod_upstream::Outcome;
 
 use crate::body::{Link, RequestBody, ResponseBody};
 use crate::connect::{Tried, acquire};
 use crate::error::{Failure, body, verdict};
 use crate::exchange::Exchange;
 use crate::grpc;
-use crate::headers;
 use crate::incoming::Incoming;
 use crate::io::Downstream;
+use crate::memory::Pressure;
 use crate::peer::Peer;
 use crate::retry::{self, Decision, Progress, Replay};
 use crate::site::Site;
@@ -23,6 +24,7 @@ use crate::tunnel::Switched;
 use crate::upgrade::{self, Switch};
 use crate::upstream_connection::{SendError, UpstreamConnection};
 use crate::worker::Worker;
+use crate::{hash, headers, limits};
 
 /// A request that may not be sent twice takes only a connection that the pod cannot have closed yet.
 const FRESH: Duration = Duration::from_secs(1);
@@ -81,13 +83,24 @@ async fn forward(
     exchange: &mut Exchange,
     request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Link), Failure> {
+    if exchange.worker.shared.memory.pressure() != Pressure::None {
+        return Err(Failure::Overloaded);
+    }
     let mut request = prepare(exchange, request)?;
+    exchange.permit = limits::enter(exchange.site.limits.requests.as_ref()).map_err(|_| Failure::Overflow)?;
     let version = request.version();
     let replay = Replay::of(request.method(), !request.body().is_end_stream());
     // HTTP/2 tells which requests were not processed: those are sent again whatever their method.
-    let copies = replay == Replay::Safe || version == Version::HTTP_2;
+    let keeps_body = version == Version::HTTP_2
+        || replay == Replay::BodyConsumed
+        || replay == Replay::Unsafe && exchange.site.config.retry.non_idempotent;
+    if keeps_body {
+        exchange.keep_body();
+    }
+    let fits = keeps_body && exchange.fits_buffer(request.body());
     let mut max_idle = match replay {
         Replay::Safe => exchange.site.config.timeouts.upstream_idle,
+        Replay::BodyConsumed if fits => exchange.site.config.timeouts.upstream_idle,
         Replay::Unsafe | Replay::BodyConsumed => FRESH.min(exchange.site.config.timeouts.upstream_idle),
     };
     let mut tried = Tried::default();
@@ -96,16 +109,17 @@ async fn forward(
         let mut link = acquire(exchange, &mut tried, max_idle, version).await?;
         let reused = link.reused();
         exchange.attempt(link.peer(), reused);
-        let copy = copies.then(|| copy_head(&request));
+        let copy = (replay == Replay::Safe || keeps_body).then(|| copy_head(&request));
         let sent = send(exchange, &mut link, request).await;
-        let (decision, failure, again) = match sent {
+        let (decision, failure, again, discarded) = match sent {
             Ok(mut response) => {
                 let status = response.status();
                 exchange.attempt_answered(status);
+                exchange.observe(&link.peer().endpoint, Outcome::Status(status.as_u16()));
+                let replay = with_body(exchange, replay);
                 let decision = after_response(exchange, &response, replay, retries);
-                let again =
-                    copy.filter(|_| allows(exchange, decision)).and_then(|copy| refill(exchange, copy));
-                let Some(again) = again else {
+                let again = copy.and_then(|copy| refill(exchange, copy));
+                let Some(again) = again.filter(|_| allows(exchange, decision)) else {
                     note_limit(exchange, decision);
                     exchange.forget_body();
                     if let Err(failure) = finish_head(exchange, &mut link, &mut response) {
@@ -115,28 +129,33 @@ async fn forward(
                     return Ok((response, link));
                 };
                 exchange.attempt_discarded();
-                (decision, Failure::Closed, Some(again))
+                (decision, Failure::Closed, Some(again), true)
             }
             Err(SendError { failure, reason, progress, request }) => {
+                if retry::blames_the_pod(failure, progress, reused) {
+                    exchange.observe(&link.peer().endpoint, Outcome::NoResponse);
+                }
                 exchange.attempt_failed(reason, progress == Progress::NothingSent);
+                let replay = with_body(exchange, replay);
                 let policy = &exchange.site.config.retry;
                 if !reused && matches!(failure, Failure::Closed | Failure::Reset) {
                     // It took a new connection and ended it: so does a pod that is about to go.
                     exchange.site.upstream.doubt();
                 }
                 let decision = retry::after_failure(policy, replay, progress, failure, reused, retries);
-                (decision, failure, request.or_else(|| refill(exchange, copy?)))
+                let again = request.or_else(|| refill(exchange, copy?));
+                (decision, failure, again, false)
             }
         };
-        let (true, Some(again)) = (allows(exchange, decision), again) else {
+        let Some(again) = again.filter(|_| discarded || allows(exchange, decision)) else {
             note_limit(exchange, decision);
             return Err(failure);
         };
         tried.failed(link.peer().endpoint.id());
         drop(link);
         if let Decision::Again { counted: true } = decision {
-            exchange.retry_begins();
-            tokio::time::sleep(retry::back_off(retries, fastrand::f64())).await;
+            let policy = &exchange.site.config.retry;
+            tokio::time::sleep(retry::back_off(policy, retries, fastrand::f64())).await;
             retries += 1;
         }
         // What failed on one idle connection may fail on the next: take a new one.
@@ -160,7 +179,10 @@ fn after_response(
             return retry::after_grpc_status(policy, replayable, status, retries);
         }
     }
-    retry::after_status(policy, replay, response.status().as_u16(), retries)
+    match retry::after_status(policy, replay, response.status().as_u16(), retries) {
+        Decision::GiveUp => retry::after_headers(policy, replay, response.headers(), retries),
+        decision => decision,
+    }
 }
 
 /// Checks and rewrites the head, finds the route, and gives the body a progress that the log can read.
@@ -173,9 +195,6 @@ fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reques
     let body = if has_body {
         let progress = exchange.request_body();
         progress.expects_continue.set(head.headers.contains_key(header::EXPECT));
-        if version == Version::HTTP_2 {
-            progress.keep();
-        }
         RequestBody::new(incoming, progress)
     } else {
         RequestBody::empty()
@@ -196,6 +215,7 @@ fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reques
         headers::append_forwarded_for(&mut head.headers, exchange.caller());
     }
     exchange.request_head(&head);
+    exchange.hash = hash::of_request(&site.config.balance, &head.headers, exchange.caller());
     prepared?;
     exchange.record.route = site.route(head.uri.path())?;
     // Only hyper's own extensions could be in there, and they belong to the client's connection.
@@ -224,7 +244,16 @@ async fn send(
     })
 }
 
-/// A copy of a request without a body, to be sent again.
+/// What may be done with the request, now that it is known whether its whole body is kept.
+fn with_body(exchange: &Exchange, replay: Replay) -> Replay {
+    match (replay, exchange.body_is_replayable()) {
+        (Replay::BodyConsumed, true) => Replay::Safe,
+        (Replay::Unsafe, false) if exchange.site.config.retry.non_idempotent => Replay::BodyConsumed,
+        _ => replay,
+    }
+}
+
+/// A copy of a request without its body, to be sent again.
 fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::empty());
     *copy.method_mut() = request.method().clone();
@@ -240,15 +269,11 @@ fn refill(exchange: &Exchange, copy: Request<RequestBody>) -> Option<Request<Req
     Some(copy.map(|_| body))
 }
 
-/// True if the decision is to go on, and the upstream's retry budget agrees.
-fn allows(exchange: &Exchange, decision: Decision) -> bool {
-    use std::sync::atomic::Ordering::Relaxed;
+/// True if the decision is to go on, and the upstream's retry budget agrees: the retry counts from now on.
+fn allows(exchange: &mut Exchange, decision: Decision) -> bool {
     match decision {
         Decision::Again { counted: false } => true,
-        Decision::Again { counted: true } => {
-            let stats = &exchange.site.stats;
-            retry::within_budget(stats.requests_active.load(Relaxed), stats.retries_active.load(Relaxed))
-        }
+        Decision::Again { counted: true } => exchange.may_retry(),
         Decision::GiveUp | Decision::LimitReached => false,
     }
 }

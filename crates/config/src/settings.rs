@@ -14,7 +14,7 @@ use crate::form::Kind;
 use crate::names::{self, flag, variable};
 use crate::nearest::nearest;
 use crate::raw::{self, Document};
-use crate::{kinds, target};
+use crate::{balance, kinds, target};
 
 /// A flag and its variable.
 #[derive(Debug)]
@@ -109,8 +109,9 @@ pub const SETTINGS: &[Setting] = &[
                tcp (default for ports of mail, databases and caches)",
         set: |layer, given| layer.document.protocol = given.one(&kinds::PROTOCOL) },
     Setting { flag: flag::BALANCE, variable: variable::BALANCE, key: "balance", takes: Takes::One,
-        value: "WORD", help: "How a pod is chosen, for every upstream: round_robin (default) or least_request",
-        set: |layer, given| layer.document.balance = given.one(&kinds::BALANCE) },
+        value: "WORD", help: "How a pod is chosen, for every upstream: round_robin (default), least_request, ewma, random, or \
+               maglev:header:NAME, maglev:cookie:NAME, maglev:source_address",
+        set: |layer, given| layer.document.balance = given.one(&balance::BALANCE) },
     Setting { flag: flag::CONNECT_TIMEOUT, variable: variable::CONNECT_TIMEOUT, key: "timeouts.connect", takes: Takes::One,
         value: "DURATION", help: "For one TCP connect (default 1s)",
         set: |layer, given| timeouts(layer).connect = given.one(&kinds::POSITIVE_DURATION) },

@@ -148,6 +148,12 @@ impl Connections {
         None
     }
 
+    /// True if there is a connection to this pod.
+    #[must_use]
+    pub fn has(&self, key: Key) -> bool {
+        self.open.contains_key(&key)
+    }
+
     /// Keeps a new connection for all streams to its pod.
     pub fn put(&mut self, connection: Rc<Connection>) {
         self.open.entry((connection.peer.endpoint.id(), connection.owner)).or_default().push(connection);
