@@ -339,7 +339,7 @@ mod tests {
             Some(SERVING)
         );
         for broken in
-            [&[8] as &[u8], &[0x12, 9, 1], &[8, 0x80], &[0x0b], &[0x12, 0xff, 0xff, 0xff, 0xff, 0x0f]]
+            [&[8_u8] as &[u8], &[0x12, 9, 1], &[8, 0x80], &[0x0b], &[0x12, 0xff, 0xff, 0xff, 0xff, 0x0f]]
         {
             assert_eq!(framed(broken), None, "{broken:?}");
         }
