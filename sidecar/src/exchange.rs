@@ -303,7 +303,11 @@ impl Exchange {
 
     /// Tells the pod's health how the attempt went.
     pub fn observe(&self, endpoint: &Endpoint, outcome: Outcome) {
-        self.site.upstream.observe(endpoint, outcome, self.attempt_started.elapsed());
+        let took = match outcome {
+            Outcome::Status(_) => self.record.upstream_service_time.unwrap_or_default(),
+            Outcome::NoResponse => self.attempt_started.elapsed(),
+        };
+        self.site.upstream.observe(endpoint, outcome, took);
     }
 
     /// The pod's answer was not good enough: another attempt follows.

@@ -83,10 +83,10 @@ async fn forward(
     exchange: &mut Exchange,
     request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Link), Failure> {
+    let mut request = prepare(exchange, request)?;
     if exchange.worker.shared.memory.pressure() != Pressure::None {
         return Err(Failure::Overloaded);
     }
-    let mut request = prepare(exchange, request)?;
     exchange.permit = limits::enter(exchange.site.limits.requests.as_ref()).map_err(|_| Failure::Overflow)?;
     let version = request.version();
     let replay = Replay::of(request.method(), !request.body().is_end_stream());
@@ -118,8 +118,8 @@ async fn forward(
                 exchange.observe(&link.peer().endpoint, Outcome::Status(status.as_u16()));
                 let replay = with_body(exchange, replay);
                 let decision = after_response(exchange, &response, replay, retries);
-                let again = copy.and_then(|copy| refill(exchange, copy));
-                let Some(again) = again.filter(|_| allows(exchange, decision)) else {
+                let copy = if allows(exchange, decision) { copy } else { None };
+                let Some(again) = copy.and_then(|copy| refill(exchange, copy)) else {
                     note_limit(exchange, decision);
                     exchange.forget_body();
                     if let Err(failure) = finish_head(exchange, &mut link, &mut response) {

@@ -27,7 +27,9 @@ async fn in_front_of(pods: &[&ScriptedBackend], settings: Value) -> (Cluster, Ri
 }
 
 async fn admin(rig: &Rig, path: &str) -> String {
-    Client::connect(rig.admin().unwrap()).await.unwrap().get(path).await.unwrap().text()
+    let mut client = Client::connect(rig.admin().unwrap()).await.unwrap();
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await.unwrap();
+    client.response().await.unwrap().text()
 }
 
 /// Waits until `/clusters` has this line for the pod.
