@@ -111,7 +111,7 @@ impl Image {
         self
     }
 
-    fn checked_static(self, path: &str) -> Result<Self> {
+    pub(crate) fn checked_static(self, path: &str) -> Result<Self> {
         let content =
             &self.files.get(&inside(path)).with_context(|| format!("no {path} in the image"))?.content;
         ensure!(content.starts_with(b"\x7fELF"), "{path} is no program");
@@ -141,18 +141,17 @@ impl Image {
         .into_bytes();
         let mut described = descriptor(MANIFEST, &manifest);
         described["annotations"] = json!({ "io.containerd.image.name": self.name });
+        // What `docker load` understands that knows no OCI layouts.
+        let blob = |content: &[u8]| digest_of(content).replace("sha256:", "blobs/sha256/");
+        let docker = json!([{ "Config": blob(&config), "RepoTags": [self.name], "Layers": [blob(&layer)] }]);
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [described] });
 
         let mut archive = tar::Builder::new(Vec::new());
         append(&mut archive, Path::new("oci-layout"), 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         append(&mut archive, Path::new("index.json"), 0o644, index.to_string().as_bytes())?;
-        for blob in [&layer, &config, &manifest] {
-            append(
-                &mut archive,
-                Path::new(&digest_of(blob).replace("sha256:", "blobs/sha256/")),
-                0o644,
-                blob,
-            )?;
+        append(&mut archive, Path::new("manifest.json"), 0o644, docker.to_string().as_bytes())?;
+        for content in [&layer, &config, &manifest] {
+            append(&mut archive, Path::new(&blob(content)), 0o644, content)?;
         }
         Ok(archive.into_inner()?)
     }
@@ -261,6 +260,11 @@ mod tests {
         let manifest: Value = serde_json::from_slice(&blob(described)).unwrap();
         let config: Value = serde_json::from_slice(&blob(&manifest["config"])).unwrap();
         assert_eq!(config["config"]["Entrypoint"], json!(["/a"]));
+        let docker: Value = serde_json::from_slice(&archive["manifest.json"].1).unwrap();
+        assert_eq!(docker[0]["RepoTags"], json!(["example.test/a:1"]));
+        for path in [&docker[0]["Config"], &docker[0]["Layers"][0]] {
+            assert!(archive.contains_key(path.as_str().unwrap()));
+        }
         assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
 
         let layer = entries(&blob(&manifest["layers"][0]));

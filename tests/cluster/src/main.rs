@@ -1,10 +1,11 @@
 //! Builds, starts and stops a cluster for tests by hand.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use whichpod_cluster::{Client, Extent, KUBECONFIG_VARIABLE, down, hold, programs, up};
+use whichpod_cluster::{Client, Extent, KUBECONFIG_VARIABLE, down, hold, images, programs, up};
 
 /// A real Kubernetes for tests, on this machine only
 #[derive(Parser)]
@@ -22,6 +23,12 @@ enum Action {
         /// Without nodes: no pod runs, and root is not needed
         #[arg(long)]
         control_plane: bool,
+    },
+    /// Write the images that tests use as archives, for clusters of one's own: `kind load image-archive FILE`,
+    /// `minikube image load FILE`; prints the files
+    Images {
+        /// Where to
+        folder: PathBuf,
     },
     /// Take down every cluster that `up` left, and clear away what killed tests left
     Down,
@@ -50,6 +57,16 @@ fn run() -> Result<()> {
         Action::Build => {
             for path in programs::all()? {
                 writeln!(out, "{}", path.display())?;
+            }
+        }
+        Action::Images { folder } => {
+            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            for image in images::all()? {
+                let name = image.name().rsplit('/').next().unwrap_or_default().replace(':', "-");
+                let file = folder.join(format!("{name}.tar"));
+                std::fs::write(&file, image.archive()?)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+                writeln!(out, "{}", file.display())?;
             }
         }
         Action::Up { control_plane } => {
