@@ -26,8 +26,8 @@ pub fn all() -> Result<[Image; 4]> {
 
 /// The apps, with a shell and a few tools.
 pub fn app() -> Result<Image> {
-    let image = Image::new(APP).copy(&programs::ours()?.app, "/app")?;
-    with_tools(image.checked_static("/app")?.entrypoint(&["/app", "serve", "10000"]))
+    let image = Image::of_program(APP, &programs::ours()?.app)?;
+    with_tools(image.entrypoint(&["/app", "serve", "10000"]))
 }
 
 /// The sidecar as it ships.
@@ -53,6 +53,8 @@ pub fn nginx() -> Result<Image> {
 
 fn with_tools(image: Image) -> Result<Image> {
     let image = image.copy(Path::new("/bin/busybox"), "/bin/busybox")?;
+    // As every distribution has it: the C library alone would ask DNS first.
+    let image = image.file("/etc/nsswitch.conf", 0o644, "hosts: files dns\n");
     Ok(TOOLS.into_iter().fold(image, |image, tool| {
         let script = format!("#!/bin/busybox sh\nexec /bin/busybox {tool} \"$@\"\n");
         image.file(&format!("/bin/{tool}"), 0o755, script)

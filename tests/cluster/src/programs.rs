@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 /// Where this crate's sources are.
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
 const HELM_VERSION: &str = "v3.22.0";
+/// Not empty: this workspace's binaries are those that `cargo build` makes anyway, not the static ones that ship.
+const QUICK_VARIABLE: &str = "WHICHPOD_TEST_QUICK";
 const NEEDS_GO: &str =
     "building it needs Go 1.26 or newer (https://go.dev/dl) and, the first time, a module proxy";
 
@@ -74,7 +76,7 @@ pub(crate) fn pause() -> Result<PathBuf> {
     })
 }
 
-/// What this workspace builds for clusters; each file is static, so that it runs in an empty image.
+/// What this workspace builds for clusters.
 #[derive(Debug, Clone)]
 pub struct Ours {
     /// `whichpod-sidecar`.
@@ -95,6 +97,17 @@ pub fn ours() -> Result<&'static Ours> {
 }
 
 fn build_ours() -> Result<Ours> {
+    let target_folder = std::env::var_os("CARGO_TARGET_DIR").map_or(cache()?.join("target"), PathBuf::from);
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(SOURCES).args(["build", "--quiet", "--locked", "--target-dir"]).arg(&target_folder);
+    let output = if std::env::var_os(QUICK_VARIABLE).is_some_and(|value| !value.is_empty()) {
+        target_folder.join("debug")
+    } else {
+        // The target must be said, else the flag would also reach build scripts and procedural macros.
+        let target = format!("{ARCH}-unknown-linux-gnu");
+        cargo.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").args(["--release", "--target", &target]);
+        target_folder.join(target).join("release")
+    };
     // One command for all of them, so that what they share is built once.
     let binaries = [
         ("whichpod-sidecar", "whichpod-sidecar"),
@@ -102,20 +115,11 @@ fn build_ours() -> Result<Ours> {
         ("whichpod", "whichpod"),
         ("whichpod-test-app", "app"),
     ];
-    // The target must be said, else the flag would also reach build scripts and procedural macros.
-    let target = format!("{ARCH}-unknown-linux-gnu");
-    let output = std::env::var_os("CARGO_TARGET_DIR").map_or(cache()?.join("target"), PathBuf::from);
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(SOURCES).env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    cargo
-        .args(["build", "--quiet", "--locked", "--release", "--target", &target, "--target-dir"])
-        .arg(&output);
     for (package, binary) in binaries {
         cargo.args(["--package", package, "--bin", binary]);
     }
     run(&mut cargo)?;
-    let [sidecar, webhook, command, app] =
-        binaries.map(|(_, binary)| output.join(&target).join("release").join(binary));
+    let [sidecar, webhook, command, app] = binaries.map(|(_, binary)| output.join(binary));
     Ok(Ours { sidecar, webhook, command, app })
 }
 

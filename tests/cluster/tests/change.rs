@@ -1,7 +1,7 @@
 //! Change without loss: well-behaved apps are scaled, rolled and deleted under load, the webhook is rolled, CoreDNS is
 //! away and the API server is restarted. whichpod may add no failure, and every line must name the pod that answered.
 #![cfg(feature = "cluster")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers are part of a test too")]
+#![expect(clippy::unwrap_used, reason = "the helpers are part of a test too")]
 
 #[path = "change/journal.rs"]
 mod journal;
@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use whichpod_cluster::{Client, Component, Dns, Node, images, wait_for};
 
-use common::{PATIENCE, backend, explain, list, nginx, pods, rolled_out, service, whichpod, workload};
+use common::explain::OnFailure;
+use common::{PATIENCE, backend, list, nginx, pods, rolled_out, service, whichpod, workload};
 use journal::Journal;
 use load::{Load, Tally};
 
@@ -143,6 +144,7 @@ fn change_costs_no_request_and_no_line_is_wrong() {
     whichpod::install(&client, &[]);
     let namespace = client.namespace("change").unwrap();
     let here = namespace.name();
+    let _explain = OnFailure::of(&client, &[here, whichpod::NAMESPACE]);
     client.pipe(&["apply", "-n", here, "-f", "-"], &objects().to_string()).unwrap();
     for deployment in ["backend", CONTROL].into_iter().chain(WITH_SIDECAR) {
         rolled_out(&client, here, &format!("deployment/{deployment}"));
@@ -167,10 +169,7 @@ fn change_costs_no_request_and_no_line_is_wrong() {
     let control = Tally::of(&sent, &[CONTROL], &journal.read().unwrap(), &forced);
     step(&format!("within {took:.0?}, with whichpod: {ours}"));
     step(&format!("without: {} of {} requests failed", control.failed(), control.requests()));
-    if !ours.is_flawless() {
-        explain::everything(&client, &[here, whichpod::NAMESPACE]);
-        panic!("with whichpod: {ours}\n{}", ours.details());
-    }
+    assert!(ours.is_flawless(), "with whichpod: {ours}\n{}", ours.details());
     let while_dns_is_away = f64::from(RATE) * WITH_SIDECAR.len() as f64 * 1.5 * OUTAGE.as_secs_f64();
     assert!((ours.unnamed() as f64) < while_dns_is_away, "DNS tells every name: {ours}");
 }

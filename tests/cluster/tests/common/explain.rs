@@ -3,9 +3,28 @@
 use serde_json::Value;
 use whichpod_cluster::Client;
 
-/// Prints it, and has the node's own logs kept.
+/// Tells everything about these namespaces when a test fails, and has the node's own logs kept.
+pub struct OnFailure {
+    client: Client,
+    namespaces: Vec<String>,
+}
+
+impl OnFailure {
+    pub fn of(client: &Client, namespaces: &[&str]) -> Self {
+        Self { client: client.clone(), namespaces: namespaces.iter().map(ToString::to_string).collect() }
+    }
+}
+
+impl Drop for OnFailure {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            everything(&self.client, &self.namespaces);
+        }
+    }
+}
+
 #[expect(clippy::print_stderr, reason = "a failed test's output is where one looks")]
-pub fn everything(client: &Client, namespaces: &[&str]) {
+fn everything(client: &Client, namespaces: &[String]) {
     eprintln!("---- what the cluster says ----");
     for namespace in namespaces {
         for about in [

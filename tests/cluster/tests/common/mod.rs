@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use explain::OnFailure;
 use serde_json::{Value, json};
 use whichpod_cluster::{Client, Namespace, http_get, images, wait_for};
 
@@ -97,6 +98,8 @@ pub fn answered_by(client: &Client, address: SocketAddr, expected: &BTreeSet<Str
 pub struct Scenario {
     /// See [`Scenario`].
     pub client: Client,
+    /// While there is something to explain: it is dropped first.
+    _explain: OnFailure,
     /// See [`Scenario`].
     pub namespace: Namespace,
     /// See [`Scenario`].
@@ -117,8 +120,13 @@ impl Scenario {
     pub fn without_headless(client: &Client) -> Self {
         client.import(&images::app().unwrap()).unwrap();
         let namespace = client.namespace("scenario").unwrap();
-        let mut scenario =
-            Self { client: client.clone(), namespace, names: BTreeSet::new(), addresses: BTreeSet::new() };
+        let mut scenario = Self {
+            client: client.clone(),
+            _explain: OnFailure::of(client, &[namespace.name(), whichpod::NAMESPACE]),
+            namespace,
+            names: BTreeSet::new(),
+            addresses: BTreeSet::new(),
+        };
         let service = service("backend-service", "backend", &json!({ "type": "NodePort" }));
         scenario.apply(&list(&[backend("Deployment", "backend"), service]));
         scenario.rolled_out("deployment/backend");
@@ -175,7 +183,7 @@ impl Scenario {
     /// Asks this URL so often, from a pod; gives the pods that answered.
     pub fn ask(&self, url: &str, times: usize) -> Vec<String> {
         let script =
-            format!("i=0; while [ $i -lt {times} ]; do wget -q -T 10 -O - {url} || exit; i=$((i+1)); done");
+            format!("i=0; while [ $i -lt {times} ]; do wget -q -O - {url} || exit; i=$((i+1)); done");
         let answers = self.inside(&["sh", "-c", &script]);
         answers.lines().map(|line| line.replace("i am backend in ", "")).collect()
     }
@@ -197,13 +205,5 @@ impl Scenario {
     /// The pods' addresses with the backend's port, as the log has them.
     pub fn endpoints(&self) -> BTreeSet<String> {
         self.addresses.iter().map(|address| format!("{address}:10000")).collect()
-    }
-}
-
-impl Drop for Scenario {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            explain::everything(&self.client, &[self.here(), whichpod::NAMESPACE]);
-        }
     }
 }

@@ -1,9 +1,10 @@
 //! Every kind of workload, and who gets a sidecar.
 
 use serde_json::{Value, json};
-use whichpod_cluster::images;
+use whichpod_cluster::{images, wait_for};
 
-use crate::common::{Scenario, backend, list, pods_of, service, workload};
+use crate::common::whichpod::has_sidecar;
+use crate::common::{PATIENCE, Scenario, backend, list, pods_of, service, workload};
 use crate::stage::Stage;
 
 const UPSTREAMS: &str = "whichpod.io/upstreams";
@@ -25,7 +26,7 @@ fn annotated(mut object: Value, name: &str, value: &str) -> Value {
 
 /// A pod that calls the backend three times and is done.
 fn errand() -> Value {
-    let script = "for i in 1 2 3; do wget -q -T 10 -O - http://backend-service:10000/errand || exit 1; done";
+    let script = "for i in 1 2 3; do wget -q -O - http://backend-service:10000/errand || exit 1; done";
     json!({
         "restartPolicy": "Never",
         "containers": [{
@@ -78,6 +79,12 @@ fn a_labelled_namespace_gets_sidecars_and_who_opts_out_gets_none() {
     let _installed = stage.installed();
     let scenario = Scenario::start(stage.client());
     stage.client().run(&["label", "namespace", scenario.here(), "whichpod.io/injection=enabled"]).unwrap();
+    // The API server and the webhook hear of the label a moment later.
+    let probe = ["run", "probe", "--image=example.test/probe", "--dry-run=server", "-o", "json"];
+    wait_for("the label to count", PATIENCE, || {
+        Ok(has_sidecar(&serde_json::from_str(&scenario.kubectl(&probe))?).then_some(()))
+    })
+    .unwrap();
     let out = annotated(relay("loner", "backend-service:10000"), "whichpod.io/inject", "false");
     scenario.apply(&list(&[relay("orders", "backend-service:10000"), out]));
     scenario.rolled_out("deployment/orders");
