@@ -70,7 +70,10 @@ fn run() -> Result<()> {
             }
         }
         Action::Up { control_plane } => {
+            // First what may fail, and what takes minutes the first time.
+            let images = if control_plane { Vec::new() } else { images::all()?.to_vec() };
             let client = up(extent(control_plane), &["hold"])?;
+            images.iter().try_for_each(|image| client.import(image))?;
             write!(out, "{}", for_a_shell(&client)?)?;
         }
         Action::Down => {
@@ -94,12 +97,16 @@ fn for_a_shell(client: &Client) -> Result<String> {
     let enter = client.entering().join(" ");
     let mut text = format!(
         "export {KUBECONFIG_VARIABLE}='{kubeconfig}' KUBECONFIG='{kubeconfig}' KUBECACHEDIR='{kubeconfig}-cache'\n\
-         kubectl() {{ {enter} '{}' kubectl \"$@\"; }}\n",
-        kubenode.display()
+         kubectl() {{ {enter} '{}' kubectl \"$@\"; }}\n\
+         helm() {{ {enter} '{}' \"$@\"; }}\n",
+        kubenode.display(),
+        programs::helm()?.display()
     );
     if !enter.is_empty() {
-        text +=
-            &format!("# Its network is a namespace of its own; what talks to it runs as: {enter} PROGRAM\n");
+        text += &format!(
+            "# Its network is a namespace of its own, where other programs run so: inside curl …\n\
+                          inside() {{ {enter} \"$@\"; }}\n"
+        );
     }
     Ok(text)
 }

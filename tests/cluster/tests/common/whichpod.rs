@@ -10,7 +10,8 @@ use super::{PATIENCE, Scenario};
 /// Where it is installed.
 pub const NAMESPACE: &str = "whichpod-system";
 
-/// `helm install`, or upgrade, with these values, until every pod of the webhook is ready.
+/// `helm install`, or upgrade, with these values, until every pod of the webhook is ready and those of before are gone:
+/// they answer for a few seconds more.
 pub fn install(client: &Client, values: &[&str]) {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/whichpod");
     let set: Vec<_> = values.iter().flat_map(|value| ["--set", value]).collect();
@@ -18,6 +19,9 @@ pub fn install(client: &Client, values: &[&str]) {
         ["upgrade", "--install", "whichpod", chart.to_str().unwrap(), "-n", NAMESPACE, "--create-namespace"];
     let wait = ["--wait", "--timeout", "2m"];
     client.helm(&[words.as_slice(), &set, &wait].concat()).unwrap();
+    let all = ["pods", "-n", NAMESPACE, "-l", "whichpod.io/component=webhook"];
+    let stays = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
+    client.wait_until(&all, |pods| pods["items"].as_array()?.iter().all(stays).then_some(())).unwrap();
 }
 
 /// Brings the images to the cluster.

@@ -67,6 +67,10 @@ fn one_annotation_shows_the_pods_within_a_minute_of_the_installation() {
         node.lock().unwrap().set_dns(Dns::default()).unwrap();
     }
 
+    // What README.md tells people to apply.
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/scenario.yaml");
+    scenario.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", manifest]);
+
     scenario.kubectl(&["scale", "deployment/backend", "--replicas=3"]);
     scenario.rolled_out("deployment/backend");
     let (_, now) = pods(&scenario.client, scenario.here());
