@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use anyhow::Result;
+use serde_json::{Value, json};
 use whichpod_cluster::{Client, images, wait_for};
 
-use super::{PATIENCE, Scenario};
+use super::{PATIENCE, Scenario, workload};
 
 /// Where it is installed.
 pub const NAMESPACE: &str = "whichpod-system";
 
-/// `helm install`, or upgrade, with these values, until every pod of the webhook is ready and those of before are gone:
-/// they answer for a few seconds more.
+/// `helm install`, or upgrade, with these values, until every pod of the webhook is ready and asked, and those of before
+/// are gone: they answer for a few seconds more.
 pub fn install(client: &Client, values: &[&str]) {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/whichpod");
     let set: Vec<_> = values.iter().flat_map(|value| ["--set", value]).collect();
@@ -22,6 +23,16 @@ pub fn install(client: &Client, values: &[&str]) {
     let all = ["pods", "-n", NAMESPACE, "-l", "whichpod.io/component=webhook"];
     let stays = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
     client.wait_until(&all, |pods| pods["items"].as_array()?.iter().all(stays).then_some(())).unwrap();
+    wait_for("the API server to ask the webhook", PATIENCE, || Ok(is_asked(client)?.then_some(()))).unwrap();
+}
+
+/// Whether an annotated Deployment would get its sidecar: kube-proxy and the API server hear of a ready webhook a moment
+/// later, and until then the chart's `failurePolicy: Ignore` lets everything pass.
+fn is_asked(client: &Client) -> Result<bool> {
+    let mut trial = workload("Deployment", "trial", &json!({}));
+    trial["metadata"]["annotations"] = json!({ "whichpod.io/upstreams": "trial:80" });
+    let dry_run = ["create", "--dry-run=server", "-o", "json", "-n", NAMESPACE, "-f", "-"];
+    Ok(has_sidecar(&serde_json::from_str(&client.pipe(&dry_run, &trial.to_string())?)?))
 }
 
 /// Brings the images to the cluster.
