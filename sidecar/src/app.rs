@@ -390,7 +390,7 @@ fn run_worker(
 /// Closes idle connections to pods that have left the answer, for as long as the worker runs.
 async fn drop_gone(worker: Rc<Worker>, mut published: tokio::sync::watch::Receiver<u64>) {
     while published.changed().await.is_ok() {
-        worker.pool.borrow_mut().drop_gone();
+        worker.drop_gone();
     }
 }
 

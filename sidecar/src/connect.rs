@@ -1,5 +1,6 @@
 //! A connection to a pod: an idle one, or a new one, with fail-over to other pods until one takes it.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,14 +8,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use http::Version;
 use smallvec::SmallVec;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use whichpod_upstream::{Choice, EndpointId, NoEndpoint};
 
+use crate::body::Link;
 use crate::error::{ConnectFailure, Failure};
 use crate::exchange::Exchange;
+use crate::http2;
+use crate::peer::Peer;
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::spawn;
@@ -44,7 +49,15 @@ impl Tried {
     }
 }
 
-/// A connection that the request can be sent on now, not idle for longer than `max_idle`.
+/// A new connection to a pod, and who that is.
+pub struct Opened {
+    /// Our end.
+    pub stream: TcpStream,
+    /// The pod.
+    pub peer: Peer,
+}
+
+/// What the request can be sent on now: over HTTP/1 a connection not idle for longer than `max_idle`.
 ///
 /// # Errors
 /// [`Failure::NoEndpoint`], [`Failure::DnsFailed`], or how the last connect failed.
@@ -52,13 +65,88 @@ pub async fn acquire(
     exchange: &mut Exchange,
     tried: &mut Tried,
     max_idle: Duration,
+    version: Version,
+) -> Result<Link, Failure> {
+    if version == Version::HTTP_2 {
+        acquire_stream(exchange, tried).await.map(Link::Http2)
+    } else {
+        acquire_connection(exchange, tried, max_idle).await.map(Link::Http1)
+    }
+}
+
+/// A place on an HTTP/2 connection. There is one to each pod, and another at the pod's limit; while one request opens it,
+/// the others wait.
+async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<http2::Slot, Failure> {
+    let take =
+        |exchange: &Exchange, choice: &Choice| exchange.worker.http2.borrow_mut().take(choice.endpoint.id());
+    let started = Instant::now();
+    let mut choice = choose(exchange, tried, []).await?;
+    exchange.chosen(&choice);
+    loop {
+        if let Some(slot) = take(exchange, &choice) {
+            return Ok(slot);
+        }
+        let Some(opening) = exchange.worker.http2.borrow().opening(choice.endpoint.id()) else { break };
+        if timeout_at(started + ALL_CONNECTS, opening.notified()).await.is_err() {
+            exchange.connect_failed(&choice, ConnectFailure::Timeout.reason(), started);
+            return Err(Failure::Connect(ConnectFailure::Timeout));
+        }
+        if exchange.site.upstream.aside(&choice.endpoint) || choice.endpoint.is_gone() {
+            choice = choose(exchange, tried, []).await?;
+            exchange.chosen(&choice);
+        }
+    }
+    let opening = http2::Opening::begin(&exchange.worker.http2, choice.endpoint.id());
+    let slot = match connect(exchange, tried, choice.clone(), take).await? {
+        Found::Idle(slot) => Some(slot),
+        Found::New(opened) => {
+            let choice = Choice { endpoint: Arc::clone(&opened.peer.endpoint), ..choice };
+            let connection = http2::Connection::open(opened, exchange.site.config.limits).await;
+            let connection = connection.map_err(|_| Failure::Connect(ConnectFailure::Other))?;
+            exchange.worker.share(connection);
+            take(exchange, &choice)
+        }
+    };
+    drop(opening);
+    slot.ok_or(Failure::Closed)
+}
+
+async fn acquire_connection(
+    exchange: &mut Exchange,
+    tried: &mut Tried,
+    max_idle: Duration,
 ) -> Result<Box<UpstreamConnection>, Failure> {
     let choice = choose(exchange, tried, []).await?;
     exchange.chosen(&choice);
-    if let Some(connection) = idle(exchange, &choice, max_idle) {
+    let idle = |exchange: &Exchange, choice: &Choice| {
+        exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), max_idle)
+    };
+    if let Some(connection) = idle(exchange, &choice) {
         return Ok(connection);
     }
-    connect(exchange, tried, choice, max_idle).await
+    match connect(exchange, tried, choice, idle).await? {
+        Found::Idle(connection) => Ok(connection),
+        Found::New(opened) => {
+            let config = &exchange.site.config;
+            let connection =
+                UpstreamConnection::open(opened, config.limits, config.timeouts.upstream_idle).await;
+            connection.map(Box::new).map_err(|_| Failure::Connect(ConnectFailure::Other))
+        }
+    }
+}
+
+/// A connection of its own to a pod.
+///
+/// # Errors
+/// As [`acquire`].
+pub async fn open(exchange: &mut Exchange) -> Result<Opened, Failure> {
+    let tried = &mut Tried::default();
+    let choice = choose(exchange, tried, []).await?;
+    exchange.chosen(&choice);
+    match connect(exchange, tried, choice, |_, _| None::<Infallible>).await? {
+        Found::Idle(never) => match never {},
+        Found::New(opened) => Ok(opened),
+    }
 }
 
 /// A pod that was not met yet, else one that was met and took the connection.
@@ -83,17 +171,19 @@ async fn choose(
     })
 }
 
-fn idle(exchange: &Exchange, choice: &Choice, max_idle: Duration) -> Option<Box<UpstreamConnection>> {
-    exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), max_idle)
+/// What came first: a connection that had become idle meanwhile, or a new one.
+enum Found<C> {
+    Idle(C),
+    New(Opened),
 }
 
 /// Connects to `first`, to another pod at its failure or after [`STAGGER`] of silence, and so on.
-async fn connect(
+async fn connect<C>(
     exchange: &mut Exchange,
     tried: &mut Tried,
     first: Choice,
-    max_idle: Duration,
-) -> Result<Box<UpstreamConnection>, Failure> {
+    idle: impl Fn(&Exchange, &Choice) -> Option<C>,
+) -> Result<Found<C>, Failure> {
     let started = Instant::now();
     let limit = exchange.site.config.timeouts.connect;
     let mut racing = FuturesUnordered::new();
@@ -108,10 +198,10 @@ async fn connect(
             biased;
             Some(dialled) = racing.next() => {
                 in_flight.retain(|(choice, _)| choice.endpoint.id() != dialled.choice.endpoint.id());
-                match finish(exchange, dialled).await {
-                    Ok(connection) => {
+                match finish(exchange, dialled) {
+                    Ok(opened) => {
                         leave(exchange, racing, &in_flight, "connect_slow");
-                        return Ok(connection);
+                        return Ok(Found::New(opened));
                     }
                     Err((endpoint, how)) => {
                         last = how;
@@ -131,9 +221,9 @@ async fn connect(
             match choose(exchange, tried, in_flight.iter().map(|(choice, _)| choice.endpoint.id())).await {
                 Ok(choice) => {
                     exchange.chosen(&choice);
-                    if let Some(connection) = idle(exchange, &choice, max_idle) {
+                    if let Some(connection) = idle(exchange, &choice) {
                         leave(exchange, racing, &in_flight, "connect_slow");
-                        return Ok(connection);
+                        return Ok(Found::Idle(connection));
                     }
                     in_flight.push((choice.clone(), Instant::now()));
                     racing.push(dial(Arc::clone(&exchange.site), choice, limit));
@@ -210,25 +300,19 @@ fn set_options(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn finish(
-    exchange: &mut Exchange,
-    dialled: Dialled,
-) -> Result<Box<UpstreamConnection>, (EndpointId, ConnectFailure)> {
+fn finish(exchange: &mut Exchange, dialled: Dialled) -> Result<Opened, (EndpointId, ConnectFailure)> {
     let Dialled { choice, since, result } = dialled;
-    let how = match result {
+    match result {
         Ok(stream) => {
             report(&exchange.site, &choice, Ok(()));
-            let config = &exchange.site.config;
-            match UpstreamConnection::open(stream, &choice, config.limits, config.timeouts.upstream_idle)
-                .await
-            {
-                Ok(connection) => return Ok(Box::new(connection)),
-                Err(_) => ConnectFailure::Other,
-            }
+            let peer = Peer::new(&choice, stream.local_addr().ok());
+            Ok(Opened { stream, peer })
         }
-        Err(error) => ConnectFailure::from(&error),
-    };
-    report(&exchange.site, &choice, Err(how));
-    exchange.connect_failed(&choice, how.reason(), since);
-    Err((choice.endpoint.id(), how))
+        Err(error) => {
+            let how = ConnectFailure::from(&error);
+            report(&exchange.site, &choice, Err(how));
+            exchange.connect_failed(&choice, how.reason(), since);
+            Err((choice.endpoint.id(), how))
+        }
+    }
 }

@@ -1,11 +1,12 @@
-//! A client's connection: HTTP/1.0 and HTTP/1.1, one request after another.
+//! A client's connection: HTTP/1.0 and HTTP/1.1, one request after another, or HTTP/2.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -15,6 +16,8 @@ use tokio::time::Instant;
 use whichpod_access_log::{Flags, Record};
 
 use crate::body::LINGER;
+use crate::http2;
+use crate::incoming::Incoming;
 use crate::io::{Downstream, DownstreamIo, Phase};
 use crate::proxy;
 use crate::site::Site;
@@ -22,11 +25,21 @@ use crate::worker::Worker;
 
 /// Serves one connection until either side ends it.
 pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, stream: TcpStream, downstream: Rc<Downstream>) {
-    let io = TokioIo::new(DownstreamIo::new(stream, Rc::clone(&downstream), Arc::clone(&site)));
+    let mut io = DownstreamIo::new(stream, Rc::clone(&downstream), Arc::clone(&site));
+    // No request of HTTP/1 begins so (RFC 9113 §3.4).
+    if io.begins_with(b"PRI").await {
+        return http2::serve(worker, site, io, downstream).await;
+    }
+    let io = TokioIo::new(io);
     let service = {
         let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
-        service_fn(move |request| {
-            proxy::handle(Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream), request)
+        service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
+            async move {
+                Ok::<_, Infallible>(
+                    proxy::handle(worker, site, downstream, request.map(Incoming::Http1)).await,
+                )
+            }
         })
     };
     let limits = site.config.limits;

@@ -9,16 +9,18 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use tokio::time::{Instant, Sleep};
 use whichpod_access_log::{Attempt, Flags, Needs, Record};
 use whichpod_config::Timeouts;
 use whichpod_upstream::{Choice, Endpoint};
 
-use crate::body::BodyProgress;
+use crate::body::{BodyProgress, RequestBody};
 use crate::error::{Broken, Failure, Verdict, broken};
+use crate::grpc;
 use crate::io::Downstream;
+use crate::peer::Peer;
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::Worker;
@@ -39,6 +41,8 @@ pub struct Exchange {
     response_started: Option<Instant>,
     body: Option<Rc<BodyProgress>>,
     endpoint: Option<Arc<Endpoint>>,
+    /// A gRPC call.
+    grpc: bool,
     retrying: bool,
     timers: Timers,
     ended: bool,
@@ -58,7 +62,7 @@ impl Exchange {
         record.stream_id = Some(worker.shared.next_request.fetch_add(1, Relaxed));
         Box::new(Self {
             record,
-            timers: Timers::new(&site.config.timeouts),
+            timers: Timers::new(&site.config.timeouts, started),
             site,
             worker,
             downstream,
@@ -67,6 +71,7 @@ impl Exchange {
             response_started: None,
             body: None,
             endpoint: None,
+            grpc: false,
             retrying: false,
             ended: false,
         })
@@ -76,7 +81,11 @@ impl Exchange {
     pub fn request_head(&mut self, head: &Parts) {
         self.record.method = Some(head.method.clone());
         self.record.path = head.uri.path_and_query().cloned();
-        self.record.authority = head.headers.get(http::header::HOST).cloned();
+        self.record.authority = authority(head);
+        self.grpc = grpc::is_call(&head.method, &head.headers);
+        if self.grpc {
+            self.timers.deadline(self.started, grpc::timeout(&head.headers));
+        }
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.request_headers, &head.headers, &mut self.record.request_headers);
     }
@@ -84,6 +93,31 @@ impl Exchange {
     /// The request has a body; returns what it will tell about itself.
     pub fn request_body(&mut self) -> Rc<BodyProgress> {
         Rc::clone(self.body.get_or_insert_default())
+    }
+
+    /// True for a gRPC call: its errors are gRPC's.
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// The request's body once more, from its beginning; `None` if it cannot be sent again.
+    #[must_use]
+    pub fn body_again(&self) -> Option<RequestBody> {
+        self.body.as_ref().map_or(Some(RequestBody::empty()), RequestBody::again)
+    }
+
+    /// True if the request, with its body, can be sent again.
+    #[must_use]
+    pub fn body_is_replayable(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_kept())
+    }
+
+    /// The request will not be sent again.
+    pub fn forget_body(&self) {
+        if let Some(body) = &self.body {
+            body.forget();
+        }
     }
 
     /// True once the client has sent everything.
@@ -136,21 +170,21 @@ impl Exchange {
         self.record.transport_failure = Some(Cow::Borrowed(reason));
     }
 
-    /// The request is about to be sent on this connection.
-    pub fn attempt(&mut self, connection: &UpstreamConnection) {
-        let endpoint = &connection.endpoint;
+    /// The request is about to be sent on this connection; `reused`: it has served before.
+    pub fn attempt(&mut self, peer: &Peer, reused: bool) {
+        let endpoint = &peer.endpoint;
         self.record.attempts.push(Attempt {
             address: endpoint.address(),
-            pod: connection.pod.clone(),
+            pod: peer.pod.clone(),
             node: endpoint.node().cloned(),
             zone: endpoint.zone().cloned(),
             status: None,
             duration: Duration::ZERO,
             reason: "client_gone",
-            reused_connection: connection.reused,
+            reused_connection: reused,
             sent: true,
         });
-        self.record.upstream_local = connection.local;
+        self.record.upstream_local = peer.local;
         endpoint.counts().requests_total.fetch_add(1, Relaxed);
         endpoint.counts().requests_active.fetch_add(1, Relaxed);
         self.endpoint = Some(Arc::clone(endpoint));
@@ -207,12 +241,18 @@ impl Exchange {
         self.record.details = Some(Cow::Borrowed("via_upstream"));
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.response_headers, headers, &mut self.record.response_headers);
+        if self.grpc {
+            self.record.grpc_status = grpc::status(headers);
+        }
     }
 
     /// Takes what the log needs from the response's trailers.
     pub fn response_trailers(&mut self, trailers: &HeaderMap) {
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.response_trailers, trailers, &mut self.record.response_trailers);
+        if self.grpc {
+            self.record.grpc_status = grpc::status(trailers).or(self.record.grpc_status);
+        }
     }
 
     /// The request fails with this verdict.
@@ -254,11 +294,21 @@ impl Exchange {
             return;
         }
         let now = Instant::now();
+        if let Some(body) = self.body.as_ref().filter(|body| body.is_kept()) {
+            body.abandon();
+        }
         self.downstream.end_request(now, self.body.clone());
+        if self.downstream.is_multiplexed() {
+            let abandoned = how == Some(Broken::ClientGone) && self.response_started.is_none();
+            self.downstream.count(abandoned, now - self.started);
+        }
         if let Some(how) = how {
             let (flags, details) = broken(how);
             self.record.flags |= flags;
             self.record.details = Some(Cow::Borrowed(details));
+        }
+        if self.grpc && self.record.grpc_status.is_none() {
+            self.record.grpc_status = self.record.status.map(grpc::status_of_http);
         }
         self.times(now);
         let answered = self.record.status.is_some_and(|status| status.as_u16() < 500);
@@ -321,6 +371,14 @@ impl Drop for Exchange {
     }
 }
 
+/// Host, or `:authority` of HTTP/2.
+fn authority(head: &Parts) -> Option<HeaderValue> {
+    if let Some(host) = head.headers.get(http::header::HOST) {
+        return Some(host.clone());
+    }
+    HeaderValue::from_str(head.uri.authority()?.as_str()).ok()
+}
+
 /// Moves bytes until the connection can serve again, or has ended.
 async fn drive_to_end(worker: Rc<Worker>, mut connection: Box<UpstreamConnection>) {
     std::future::poll_fn(|cx| {
@@ -333,6 +391,8 @@ async fn drive_to_end(worker: Rc<Worker>, mut connection: Box<UpstreamConnection
 /// The timeouts of one request; off unless configured, and then no timer exists.
 struct Timers {
     request: Option<Duration>,
+    /// The time a gRPC call has, from its head on.
+    deadline: Option<Instant>,
     idle: Option<Duration>,
     request_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Option<Pin<Box<Sleep>>>,
@@ -340,14 +400,23 @@ struct Timers {
 }
 
 impl Timers {
-    fn new(timeouts: &Timeouts) -> Self {
+    fn new(timeouts: &Timeouts, started: Instant) -> Self {
         Self {
             request: timeouts.request,
+            deadline: None,
             idle: timeouts.idle,
             request_timer: None,
             idle_timer: None,
-            moved: Instant::now(),
+            moved: started,
         }
+    }
+
+    /// The caller's own deadline; the configured time caps it, as it caps Envoy's.
+    fn deadline(&mut self, started: Instant, asked: Option<Duration>) {
+        let Some(asked) = asked else { return };
+        let limit = self.request.map_or(asked, |limit| limit.min(asked));
+        self.deadline = Some(started + limit);
+        self.request = None;
     }
 
     fn moved(&mut self) {
@@ -358,6 +427,13 @@ impl Timers {
 
     fn poll(&mut self, cx: &mut Context<'_>, body: Option<&BodyProgress>) -> Option<Failure> {
         let complete = body.is_none_or(|body| body.ended.get().is_some());
+        if let Some(deadline) = self.deadline {
+            let timer =
+                self.request_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Some(Failure::RequestTimeout);
+            }
+        }
         if let Some(limit) = self.request {
             // The pod's time starts when it has the whole request.
             if complete {

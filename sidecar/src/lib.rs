@@ -14,10 +14,15 @@ pub mod connection;
 pub mod io;
 pub mod proxy;
 
+pub mod http2;
+pub mod incoming;
+
+pub mod grpc;
 pub mod headers;
 pub mod site;
 
 pub mod connect;
+pub mod peer;
 pub mod pool;
 pub mod retry;
 pub mod upstream_connection;

@@ -1,6 +1,7 @@
 //! A worker's idle connections, one list a pod.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -13,7 +14,26 @@ use crate::upstream_connection::UpstreamConnection;
 #[derive(Default)]
 pub struct Pool {
     #[expect(clippy::vec_box, reason = "a connection is over a kilobyte: only its pointer moves in and out")]
-    idle: HashMap<EndpointId, Vec<Box<UpstreamConnection>>>,
+    idle: HashMap<EndpointId, Vec<Box<UpstreamConnection>>, BuildHasherDefault<ByNumber>>,
+}
+
+/// Endpoints are numbered here: nobody outside can make their numbers collide, so one multiplication (Knuth, TAOCP 6.4)
+/// does what a keyed hash does in a hundred steps.
+#[derive(Default)]
+struct ByNumber(u64);
+
+impl Hasher for ByNumber {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Pool {
@@ -39,12 +59,12 @@ impl Pool {
 
     /// Keeps a connection for the pod's next request.
     pub fn put(&mut self, mut connection: Box<UpstreamConnection>) {
-        if connection.endpoint.is_gone() || !connection.is_reusable() {
+        if connection.peer.endpoint.is_gone() || !connection.is_reusable() {
             return;
         }
         connection.idle_since = Instant::now();
         connection.reused = true;
-        self.idle.entry(connection.endpoint.id()).or_default().push(connection);
+        self.idle.entry(connection.peer.endpoint.id()).or_default().push(connection);
     }
 
     /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone.
@@ -53,7 +73,7 @@ impl Pool {
         self.idle.retain(|_, connections| {
             connections.retain_mut(|connection| {
                 now.duration_since(connection.idle_since) < connection.idle_limit
-                    && !connection.endpoint.is_gone()
+                    && !connection.peer.endpoint.is_gone()
                     && !connection.drive(cx)
             });
             !connections.is_empty()
@@ -63,7 +83,7 @@ impl Pool {
     /// Closes the idle connections of pods that are gone.
     pub fn drop_gone(&mut self) {
         self.idle.retain(|_, connections| {
-            connections.first().is_some_and(|connection| !connection.endpoint.is_gone())
+            connections.first().is_some_and(|connection| !connection.peer.endpoint.is_gone())
         });
     }
 

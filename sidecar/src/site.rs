@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
-use whichpod_config::{Host, TargetPort, Upstream as Settings};
+use http::{HeaderValue, Version};
+use whichpod_config::{Host, Protocol, TargetPort, Upstream as Settings};
 use whichpod_upstream::Upstream;
 
 use crate::error::Failure;
@@ -28,6 +28,16 @@ impl Site {
     pub fn new(config: Settings, upstream: Arc<Upstream>) -> Self {
         let routes = config.routes.iter().map(|r| (r.prefix.clone(), Arc::from(r.name.as_str()))).collect();
         Self { host: default_host(&config), routes, config, upstream, stats: Stats::default() }
+    }
+
+    /// What the pods speak to a request that came in this version: the same, unless the user says otherwise.
+    #[must_use]
+    pub fn pods_speak(&self, client: Version) -> Version {
+        match self.config.protocol {
+            Protocol::H2c | Protocol::Grpc => Version::HTTP_2,
+            Protocol::Auto if client == Version::HTTP_2 => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        }
     }
 
     /// The name of the first route whose prefix fits, `None` where no routes are configured.

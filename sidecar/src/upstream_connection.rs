@@ -4,26 +4,23 @@
 //! hand-over between tasks, and dropping it closes the connection.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use whichpod_config::Limits;
-use whichpod_upstream::{Choice, Endpoint};
 
 use crate::body::RequestBody;
+use crate::connect::Opened;
 use crate::error::Failure;
+use crate::incoming::Incoming;
 use crate::io::{Traffic, UpstreamIo};
+use crate::peer::Peer;
 use crate::retry::Progress;
 
 /// A connection to a pod.
@@ -33,11 +30,7 @@ pub struct UpstreamConnection {
     driver_ended: bool,
     traffic: Rc<Traffic>,
     /// The pod.
-    pub endpoint: Arc<Endpoint>,
-    /// The pod's name as it was known when the connection was opened.
-    pub pod: Option<Arc<str>>,
-    /// Our end.
-    pub local: Option<SocketAddr>,
+    pub peer: Peer,
     /// A request was served on it before.
     pub reused: bool,
     /// When it became idle.
@@ -64,27 +57,22 @@ impl UpstreamConnection {
     /// # Errors
     /// None that hyper makes today; they would be those of its handshake.
     pub async fn open(
-        stream: TcpStream,
-        choice: &Choice,
+        Opened { stream, peer }: Opened,
         limits: Limits,
         idle_limit: Duration,
     ) -> hyper::Result<Self> {
-        let local = stream.local_addr().ok();
         let traffic = Rc::new(Traffic::default());
         let io = TokioIo::new(UpstreamIo::new(stream, Rc::clone(&traffic)));
         let mut builder = http1::Builder::new();
         // A pod's head may be as large as a client's.
         builder.max_buf_size(limits.head_bytes.max(8192));
         let (sender, driver) = builder.handshake(io).await?;
-        choice.endpoint.counts().connections_active.fetch_add(1, Relaxed);
         Ok(Self {
             sender,
             driver,
             driver_ended: false,
             traffic,
-            endpoint: Arc::clone(&choice.endpoint),
-            pod: choice.pod.clone(),
-            local,
+            peer,
             reused: false,
             idle_since: Instant::now(),
             idle_limit,
@@ -135,7 +123,7 @@ impl UpstreamConnection {
         let progress =
             if self.traffic.read() != read { Progress::SomeResponse } else { Progress::NoResponseByte };
         match result {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => Ok(response.map(Incoming::Http1)),
             Ok(Err(mut error)) => {
                 let request = error.take_message();
                 let nothing_sent = request.is_some() && self.traffic.written() == written;
@@ -146,23 +134,8 @@ impl UpstreamConnection {
                 let progress = if nothing_sent { Progress::NothingSent } else { progress };
                 Err(SendError { failure, reason, progress, request })
             }
-            Err(failure) => {
-                let reason = match failure {
-                    Failure::RequestTimeout => "response_timeout",
-                    Failure::StreamIdle | Failure::RequestIdle => "idle_timeout",
-                    Failure::BadRequestBody => "request_body_malformed",
-                    Failure::Closed => "closed",
-                    _ => "client_gone",
-                };
-                Err(SendError { failure, reason, progress, request: None })
-            }
+            Err(failure) => Err(SendError { failure, reason: failure.reason(), progress, request: None }),
         }
-    }
-}
-
-impl Drop for UpstreamConnection {
-    fn drop(&mut self) {
-        self.endpoint.counts().connections_active.fetch_sub(1, Relaxed);
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use whichpod_access_log::{Filter, Format, Record, WorkerLog};
 use whichpod_config::Timeouts;
 
+use crate::http2;
 use crate::io::{Downstream, Phase};
 use crate::pool::Pool;
 use crate::site::Site;
@@ -89,6 +90,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Idle connections to pods.
     pub pool: RefCell<Pool>,
+    /// HTTP/2 connections to pods.
+    pub http2: Rc<RefCell<http2::Connections>>,
     log: RefCell<WorkerLog>,
     log_has_lines: Notify,
     connections: RefCell<HashMap<u64, (Rc<Downstream>, Timeouts)>>,
@@ -103,6 +106,7 @@ impl Worker {
         Self {
             shared,
             pool: RefCell::default(),
+            http2: Rc::default(),
             log: RefCell::new(log),
             log_has_lines: Notify::new(),
             connections: RefCell::default(),
@@ -125,6 +129,18 @@ impl Worker {
     pub fn keep(&self, connection: Box<UpstreamConnection>) {
         self.pool.borrow_mut().put(connection);
         self.start_sweeping();
+    }
+
+    /// Keeps an HTTP/2 connection to a pod for all streams to it.
+    pub fn share(&self, connection: Rc<http2::Connection>) {
+        self.http2.borrow_mut().put(connection);
+        self.start_sweeping();
+    }
+
+    /// Closes idle connections to pods that are gone; HTTP/2 connections end with their last stream.
+    pub fn drop_gone(&self) {
+        self.pool.borrow_mut().drop_gone();
+        self.http2.borrow_mut().sweep();
     }
 
     /// Writes a line, to be handed on within [`FLUSH`].
@@ -156,12 +172,14 @@ impl Worker {
     /// Ends connections whose time is over; runs for as long as the worker, and sleeps while there are none.
     pub async fn sweep(&self) {
         loop {
-            if self.connections.borrow().is_empty() && self.pool.borrow().is_empty() {
+            let pods = self.pool.borrow().is_empty() && self.http2.borrow().is_empty();
+            if self.connections.borrow().is_empty() && pods {
                 self.sweeping.set(false);
                 self.needs_sweeping.notified().await;
             }
             sleep(SWEEP).await;
             self.expire_clients(Instant::now());
+            self.http2.borrow_mut().sweep();
             poll_fn(|cx| {
                 self.pool.borrow_mut().sweep(cx);
                 Poll::Ready(())
@@ -177,7 +195,11 @@ impl Worker {
     }
 
     fn expire_clients(&self, now: Instant) {
+        let draining = self.shared.is_draining();
         for (downstream, timeouts) in self.connections.borrow().values() {
+            if draining {
+                downstream.leave();
+            }
             let (phase, since) = downstream.phase();
             let limit = match phase {
                 Phase::Idle => timeouts.downstream_idle,
@@ -211,4 +233,9 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
     if tokio::runtime::Handle::try_current().is_ok() {
         drop(tokio::task::spawn_local(task));
     }
+}
+
+/// Like [`spawn`], for a task that may have to end before its end.
+pub fn spawn_abortable(task: impl Future<Output = ()> + 'static) -> Option<tokio::task::AbortHandle> {
+    tokio::runtime::Handle::try_current().ok().map(|_| tokio::task::spawn_local(task).abort_handle())
 }

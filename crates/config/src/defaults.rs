@@ -32,7 +32,7 @@ impl Default for Retry {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_bytes: 60 * 1024, headers: 100 }
+        Self { head_bytes: 60 * 1024, headers: 100, streams: 1024 }
     }
 }
 

@@ -80,7 +80,13 @@ impl Text {
         }
         self.line("timeouts", timeouts(&upstream.timeouts));
         self.line("retry", retry(&upstream.retry));
-        self.line("limits", format_args!("head {} bytes, {} headers", limits.head_bytes, limits.headers));
+        self.line(
+            "limits",
+            format_args!(
+                "head {} bytes, {} headers, {} streams a connection",
+                limits.head_bytes, limits.headers, limits.streams
+            ),
+        );
         let added = [
             (headers.append_x_forwarded_for, "x-forwarded-for (request)"),
             (headers.expose_upstream, "x-whichpod-upstream, x-whichpod-pod (response)"),

@@ -71,7 +71,11 @@ fn upstream(upstream: &Upstream) -> raw::Upstream {
             status_codes: Some(retry.status_codes.clone()),
             attempts: Some(retry.attempts),
         }),
-        limits: Some(raw::Limits { head_bytes: Some(limits.head_bytes), headers: Some(limits.headers) }),
+        limits: Some(raw::Limits {
+            head_bytes: Some(limits.head_bytes),
+            headers: Some(limits.headers),
+            streams: Some(limits.streams),
+        }),
         headers: Some(raw::Headers {
             append_x_forwarded_for: Some(headers.append_x_forwarded_for),
             expose_upstream: Some(headers.expose_upstream),

@@ -72,6 +72,9 @@ pub(crate) const HEAD_BYTES: Kind<usize> =
 /// A header map holds some 24,000 fields.
 pub(crate) const HEADERS: Kind<usize> =
     number(|text| parse_whole(text, 1..=10_000), |headers| Value::from(*headers));
+/// More would be one connection's worth of everybody's memory.
+pub(crate) const STREAMS: Kind<u32> =
+    number(|text| parse_whole(text, 1..=65_536), |streams| Value::from(*streams));
 pub(crate) const SAMPLE: Kind<f64> = number(parse_share, |share| Value::from(*share));
 pub(crate) const SWITCH: Kind<bool> =
     Kind { scalar: Scalar::Switch, parse: parse_switch, write: |switch| Value::from(*switch) };
@@ -79,10 +82,11 @@ pub(crate) const SWITCH: Kind<bool> =
 /// The words of an enumeration.
 type Words<T, const N: usize> = [(&'static str, T); N];
 
-const PROTOCOLS: Words<Protocol, 2> = [("auto", Protocol::Auto), ("http1", Protocol::Http1)];
+const PROTOCOLS: Words<Protocol, 4> =
+    [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("h2c", Protocol::H2c), ("grpc", Protocol::Grpc)];
 const BALANCES: Words<Balance, 2> =
     [("round_robin", Balance::RoundRobin), ("least_request", Balance::LeastRequest)];
-const RETRY_CONDITIONS: Words<RetryOn, 7> = [
+const RETRY_CONDITIONS: Words<RetryOn, 12> = [
     ("connect-failure", RetryOn::ConnectFailure),
     ("refused-stream", RetryOn::RefusedStream),
     ("reset", RetryOn::Reset),
@@ -90,6 +94,11 @@ const RETRY_CONDITIONS: Words<RetryOn, 7> = [
     ("gateway-error", RetryOn::GatewayError),
     ("retriable-4xx", RetryOn::Retriable4xx),
     ("retriable-status-codes", RetryOn::StatusCodes),
+    ("cancelled", RetryOn::GrpcCancelled),
+    ("deadline-exceeded", RetryOn::GrpcDeadlineExceeded),
+    ("resource-exhausted", RetryOn::GrpcResourceExhausted),
+    ("internal", RetryOn::GrpcInternal),
+    ("unavailable", RetryOn::GrpcUnavailable),
 ];
 
 macro_rules! display {

@@ -25,7 +25,7 @@ form! {
     pub struct Document {
         /// What the app connects to.
         upstreams: Vec<Upstream> = List(Table),
-        /// What the app speaks.
+        /// What the pods speak.
         protocol: Protocol = kinds::PROTOCOL,
         /// How a pod is chosen.
         balance: Balance = kinds::BALANCE,
@@ -63,7 +63,7 @@ form! {
         target: Target = kinds::TARGET,
         /// Used while the target does not exist.
         fallback: Target = kinds::TARGET,
-        /// What the app speaks.
+        /// What the pods speak.
         protocol: Protocol = kinds::PROTOCOL,
         /// How a pod is chosen.
         balance: Balance = kinds::BALANCE,
@@ -121,6 +121,8 @@ form! {
         head_bytes: usize = kinds::HEAD_BYTES,
         /// Header fields, 1 to 10,000.
         headers: usize = kinds::HEADERS,
+        /// HTTP/2 streams at a time on one client's connection, 1 to 65,536.
+        streams: u32 = kinds::STREAMS,
     }
 
     /// What is added to requests and responses.

@@ -105,7 +105,7 @@ pub const SETTINGS: &[Setting] = &[
                up by SRV, needs LISTEN). Repeatable. These take the place of all upstreams of the document",
         set: |layer, given| layer.document.upstreams = given.many(parse_upstream) },
     Setting { flag: flag::PROTOCOL, variable: variable::PROTOCOL, key: "protocol", takes: Takes::One,
-        value: "WORD", help: "What the app speaks, for every upstream: auto (default) or http1",
+        value: "WORD", help: "What the pods of every upstream speak: auto (as the app; default), http1, h2c or grpc",
         set: |layer, given| layer.document.protocol = given.one(&kinds::PROTOCOL) },
     Setting { flag: flag::BALANCE, variable: variable::BALANCE, key: "balance", takes: Takes::One,
         value: "WORD", help: "How a pod is chosen, for every upstream: round_robin (default) or least_request",

@@ -38,7 +38,7 @@ pub struct Upstream {
     pub target: Target,
     /// Used while the target does not exist: the Service's own name (a virtual IP).
     pub fallback: Option<Target>,
-    /// What the app speaks.
+    /// What the pods speak.
     pub protocol: Protocol,
     /// How a pod is chosen.
     pub balance: Balance,
@@ -83,14 +83,18 @@ pub enum TargetPort {
     Name(String),
 }
 
-/// What the app speaks to the listener.
+/// What the pods speak. The app may speak HTTP/1 or HTTP/2 to any of them: its first bytes tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// Decided by the first bytes.
+    /// What the app speaks, which is decided by its first bytes.
     #[default]
     Auto,
-    /// HTTP/1.0 and HTTP/1.1.
+    /// HTTP/1.1.
     Http1,
+    /// HTTP/2 in clear text, with prior knowledge.
+    H2c,
+    /// gRPC: HTTP/2 in clear text.
+    Grpc,
 }
 
 /// How a pod is chosen.
@@ -157,15 +161,27 @@ pub enum RetryOn {
     Retriable4xx,
     /// `retriable-status-codes`
     StatusCodes,
+    /// `cancelled`: gRPC status 1
+    GrpcCancelled,
+    /// `deadline-exceeded`: gRPC status 4
+    GrpcDeadlineExceeded,
+    /// `resource-exhausted`: gRPC status 8
+    GrpcResourceExhausted,
+    /// `internal`: gRPC status 13
+    GrpcInternal,
+    /// `unavailable`: gRPC status 14
+    GrpcUnavailable,
 }
 
-/// What a request head may measure.
+/// What a request head may measure, and how many requests a client's connection may carry at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a head (default 60 KiB; at least 8 KiB).
     pub head_bytes: usize,
     /// Header fields (default 100).
     pub headers: usize,
+    /// HTTP/2 streams at a time on one client's connection (default 1,024).
+    pub streams: u32,
 }
 
 /// What is added to requests and responses.

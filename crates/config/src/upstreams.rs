@@ -229,6 +229,7 @@ fn resolve_limits(form: &raw::Limits) -> Limits {
     Limits {
         head_bytes: form.head_bytes.unwrap_or(default.head_bytes),
         headers: form.headers.unwrap_or(default.headers),
+        streams: form.streams.unwrap_or(default.streams),
     }
 }
 

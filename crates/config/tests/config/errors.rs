@@ -77,7 +77,7 @@ const DOCUMENT_ERRORS: &[(&str, &[&str])] = &[
     ),
     (
         "upstreams: [{target: 'a:1', protocol: http}]",
-        &["upstreams[0].protocol: \"http\": not known here; did you mean http1? accepted: auto, http1"],
+        &["upstreams[0].protocol: \"http\": not known here; did you mean http1? accepted: auto, http1, h2c, grpc"],
     ),
     (
         "upstreams: [{target: 'a:1', balance: maglev}]",

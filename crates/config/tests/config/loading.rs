@@ -63,7 +63,10 @@ fn one_upstream_is_all_that_must_be_said() {
         (timeouts.head, timeouts.downstream_idle),
         (Some(Duration::from_secs(10)), Some(Duration::from_secs(3600)))
     );
-    assert_eq!((upstream.limits.head_bytes, upstream.limits.headers), (61_440, 100));
+    assert_eq!(
+        (upstream.limits.head_bytes, upstream.limits.headers, upstream.limits.streams),
+        (61_440, 100, 1024)
+    );
     assert_eq!(upstream.retry.attempts, 2);
     assert_eq!(upstream.headers, Headers::default());
     assert!(upstream.routes.is_empty() && !upstream.lazy);

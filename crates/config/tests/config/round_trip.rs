@@ -62,8 +62,13 @@ fn retry() -> impl Strategy<Value = Retry> {
         RetryOn::GatewayError,
         RetryOn::Retriable4xx,
         RetryOn::StatusCodes,
+        RetryOn::GrpcCancelled,
+        RetryOn::GrpcDeadlineExceeded,
+        RetryOn::GrpcResourceExhausted,
+        RetryOn::GrpcInternal,
+        RetryOn::GrpcUnavailable,
     ];
-    (subsequence(all, 0..=7), vec(100..=599_u16, 0..4), 0..=100_u32)
+    (subsequence(all, 0..=12), vec(100..=599_u16, 0..4), 0..=100_u32)
         .prop_map(|(on, status_codes, attempts)| Retry { on, status_codes, attempts })
 }
 
@@ -74,15 +79,16 @@ fn upstream() -> impl Strategy<Value = Upstream> {
     let what = (
         target(),
         option::of(target()),
-        select(vec![Protocol::Auto, Protocol::Http1]),
+        select(vec![Protocol::Auto, Protocol::Http1, Protocol::H2c, Protocol::Grpc]),
         select(vec![Balance::RoundRobin, Balance::LeastRequest]),
         vec(route, 0..3),
     );
-    let limits = (8192..=1_048_576_usize, 1..=10_000_usize);
+    let limits = (8192..=1_048_576_usize, 1..=10_000_usize, 1..=65_536_u32);
     let how = (timeouts(), retry(), limits, any::<[bool; 3]>());
     ("[!-~é😀]{1,12}", what, how).prop_map(|(name, what, how)| {
         let (target, fallback, protocol, balance, routes) = what;
-        let (timeouts, retry, (head_bytes, headers), [append_x_forwarded_for, expose_upstream, lazy]) = how;
+        let (timeouts, retry, limits, [append_x_forwarded_for, expose_upstream, lazy]) = how;
+        let (head_bytes, headers, streams) = limits;
         Upstream {
             name: name.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -93,7 +99,7 @@ fn upstream() -> impl Strategy<Value = Upstream> {
             routes,
             timeouts,
             retry,
-            limits: Limits { head_bytes, headers },
+            limits: Limits { head_bytes, headers, streams },
             headers: Headers { append_x_forwarded_for, expose_upstream },
             lazy,
         }
@@ -208,6 +214,7 @@ fn odd_document() -> impl Strategy<Value = Value> {
         "attempts",
         "limits",
         "head_bytes",
+        "streams",
         "headers",
         "lazy",
         "dns",
