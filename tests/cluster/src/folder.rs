@@ -115,6 +115,11 @@ fn all_in(parent: &Path) -> Vec<(PathBuf, bool)> {
     ours.filter_map(|path| File::open(&path).ok().map(|folder| (path, folder.try_lock().is_err()))).collect()
 }
 
+/// Removes what clusters whose owner was killed have left, as every start does.
+pub fn clear() {
+    sweep(&std::env::temp_dir());
+}
+
 /// Removes the folders that nobody holds.
 fn sweep(parent: &Path) {
     for (path, _) in all_in(parent).iter().filter(|(_, held)| !held) {

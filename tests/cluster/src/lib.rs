@@ -29,6 +29,7 @@ pub use certificates::{Authority, KeyedCertificate};
 pub use client::{Client, KUBECONFIG_VARIABLE, Namespace, pod_webhook};
 pub use cluster::{Cluster, Shared};
 pub use control_plane::{Component, ControlPlane, SERVICE_RANGE};
+pub use folder::clear;
 pub use http::{Answer, http_get, http_send};
 pub use image::Image;
 pub use node::{Dns, NODE_ADDRESS, NODE_NAME, Node, POD_RANGE};

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use whichpod_cluster::{Client, KUBECONFIG_VARIABLE, down, images, wait_for};
+use whichpod_cluster::{Client, KUBECONFIG_VARIABLE, clear, images, wait_for};
 
 /// Killed processes are taken down one after the other.
 const LAST_BREATHS: Duration = Duration::from_secs(30);
@@ -70,7 +70,7 @@ fn left_by(signal: Signal) {
     wait_for("the end of every process", LAST_BREATHS, || Ok(processes_of(inner).is_empty().then_some(())))
         .unwrap();
     assert_eq!(machine(), before);
-    down().unwrap();
+    clear();
     assert!(!folder.exists(), "{}", folder.display());
     assert_eq!(control_groups(name), Vec::<PathBuf>::new());
 }
