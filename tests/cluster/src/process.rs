@@ -38,6 +38,13 @@ struct Program {
     child: Child,
 }
 
+/// A program that was stopped and can be started as it was.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    name: &'static str,
+    arguments: Vec<OsString>,
+}
+
 impl Programs {
     /// `logs` must exist.
     pub(crate) fn new(logs: PathBuf) -> Result<Self> {
@@ -95,16 +102,25 @@ impl Programs {
 
     /// Ends one program at once, as a crash would.
     pub(crate) fn kill(&mut self, name: &str) -> Result<()> {
-        let mut program = self.take(name)?;
-        program.kill();
-        Ok(())
+        self.stop(name).map(drop)
     }
 
     /// Ends one program at once and starts it again as it was.
     pub(crate) fn restart(&mut self, name: &str) -> Result<()> {
+        let stopped = self.stop(name)?;
+        self.start_again(stopped)
+    }
+
+    /// Ends one program at once; gives what starts it again.
+    pub(crate) fn stop(&mut self, name: &str) -> Result<Stopped> {
         let mut program = self.take(name)?;
         program.kill();
-        self.spawn(program.name, std::mem::take(&mut program.arguments)).map(drop)
+        Ok(Stopped { name: program.name, arguments: program.arguments })
+    }
+
+    /// Starts what was stopped as it was.
+    pub(crate) fn start_again(&mut self, stopped: Stopped) -> Result<()> {
+        self.spawn(stopped.name, stopped.arguments).map(drop)
     }
 
     fn take(&mut self, name: &str) -> Result<Program> {
