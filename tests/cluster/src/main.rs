@@ -23,8 +23,12 @@ enum Action {
         #[arg(long)]
         control_plane: bool,
     },
-    /// Take down every cluster that `up` left, and clear away what killed tests left
-    Down,
+    /// Take down the cluster that `up` left and WHICHPOD_TEST_KUBECONFIG names, or the only one that stands
+    Down {
+        /// Every one that stands below the temporary folder, whoever started it
+        #[arg(long)]
+        all: bool,
+    },
     /// Own the cluster that `up` starts
     #[command(hide = true)]
     Hold {
@@ -56,8 +60,8 @@ fn run() -> Result<()> {
             let client = up(extent(control_plane), &["hold"])?;
             write!(out, "{}", for_a_shell(&client)?)?;
         }
-        Action::Down => {
-            for folder in down()? {
+        Action::Down { all } => {
+            for folder in down(all)? {
                 writeln!(out, "removed {}", folder.display())?;
             }
         }
