@@ -19,7 +19,7 @@ use whichpod_runtime::limits;
 use whichpod_runtime::readiness::{Pending, Readiness};
 use whichpod_runtime::shutdown::{Shutdown, Signal, Signals, Trigger};
 use whichpod_runtime::tls::{Client, ClientSettings};
-use whichpod_upstream::{Discovery, Options, Settings, Upstream, hickory};
+use whichpod_upstream::{Discovery, Options, Upstream, hickory};
 
 use crate::admin::{self, Admin};
 use crate::listener::{Crew, Handed, accept, receive};
@@ -27,6 +27,7 @@ use crate::log_format;
 use crate::site::Site;
 use crate::transport::Tls;
 use crate::worker::{Shared, Worker};
+use crate::{health_check, memory, translate};
 
 /// A name that does not resolve keeps the app from starting for at most this long.
 const READY_AT_LATEST: Duration = Duration::from_secs(10);
@@ -185,6 +186,12 @@ impl Bound {
             let (admin, health) = servers;
             tokio::spawn(admin::serve(admin, Arc::clone(&state)));
             tokio::spawn(admin::serve_health(health, Arc::clone(&state)));
+            tokio::spawn(memory::watch(Arc::clone(&state.shared), state.config.memory));
+            for site in &state.shared.sites {
+                if let Some(check) = &site.config.health_check {
+                    tokio::spawn(health_check::run(Arc::clone(site), check.clone()));
+                }
+            }
             await_upstreams(&state);
             starting.done();
             let (abort, aborted) = Shutdown::new();
@@ -305,7 +312,7 @@ fn discover(control: &Runtime, config: &Config) -> Result<Vec<Arc<Upstream>>, St
         ..Options::default()
     };
     let discovery = Discovery::new(hickory(servers, dns.resolv_conf.clone())?, options);
-    Ok(config.upstreams.iter().map(|upstream| discovery.add(settings(upstream))).collect())
+    Ok(config.upstreams.iter().map(|upstream| discovery.add(translate::settings(upstream))).collect())
 }
 
 /// For each upstream what its files say; they are followed from now on.
@@ -336,31 +343,6 @@ fn load_tls(control: &Runtime, config: &Config) -> Result<Vec<Option<Tls>>, Vec<
         }
     }
     if errors.is_empty() { Ok(all) } else { Err(errors) }
-}
-
-fn settings(upstream: &whichpod_config::Upstream) -> Settings {
-    use whichpod_config as from;
-    use whichpod_upstream as to;
-    let target = |target: &from::Target| to::Target {
-        host: match &target.host {
-            from::Host::Name(name) => to::Host::Name(name.clone()),
-            from::Host::Ip(ip) => to::Host::Ip(*ip),
-        },
-        port: match &target.port {
-            from::TargetPort::Number(port) => to::TargetPort::Number(*port),
-            from::TargetPort::Name(name) => to::TargetPort::Name(name.clone()),
-        },
-    };
-    Settings {
-        name: Arc::clone(&upstream.name),
-        target: target(&upstream.target),
-        fallback: upstream.fallback.as_ref().map(target),
-        balance: match upstream.balance {
-            from::Balance::RoundRobin => to::Balance::RoundRobin,
-            from::Balance::LeastRequest => to::Balance::LeastRequest,
-        },
-        lazy: upstream.lazy,
-    }
 }
 
 fn start_workers(
@@ -428,7 +410,7 @@ fn run_worker(
 /// Closes idle connections to pods that have left the answer, for as long as the worker runs.
 async fn drop_gone(worker: Rc<Worker>, mut published: tokio::sync::watch::Receiver<u64>) {
     while published.changed().await.is_ok() {
-        worker.pool.borrow_mut().drop_gone();
+        worker.drop_gone();
     }
 }
 

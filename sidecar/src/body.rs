@@ -1,26 +1,30 @@
 //! Bodies in both directions: streamed, counted, and watched for how they end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::error::{Broken, Failure};
 use crate::exchange::Exchange;
 use crate::headers::forbidden_in_trailers;
+use crate::http2;
+use crate::incoming::{BodyError, Incoming};
+use crate::peer::Peer;
 use crate::upstream_connection::UpstreamConnection;
 
 /// How long what a client still sends is read and thrown away after its response, so that it gets to read
 /// the response instead of a reset.
 pub const LINGER: Duration = Duration::from_secs(5);
 
-/// How far a request's body has come, readable while hyper owns the body.
+/// A request's body: how far it has come, and what of it can be sent again; shared by the attempts and the log.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
     /// Bytes read from the client.
@@ -33,6 +37,19 @@ pub struct BodyProgress {
     pub moved: Cell<Option<Instant>>,
     /// The client sends nothing before it is told to.
     pub expects_continue: Cell<bool>,
+    /// Where the body comes from; taken when nobody will read it any more.
+    incoming: RefCell<Option<Incoming>>,
+    /// What was read so far, as long as it may have to be sent again.
+    kept: RefCell<Option<Kept>>,
+}
+
+/// The beginning of a body.
+#[derive(Debug, Default, Clone)]
+struct Kept {
+    frames: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+    /// How many more bytes are kept.
+    room: usize,
 }
 
 impl BodyProgress {
@@ -41,15 +58,87 @@ impl BodyProgress {
     pub fn is_over(&self) -> bool {
         self.ended.get().is_some() || self.failure.get().is_some()
     }
+
+    /// From now on what is read is kept, up to so many bytes.
+    pub fn keep(&self, bytes: usize) {
+        self.kept.replace(Some(Kept { room: bytes, ..Kept::default() }));
+    }
+
+    /// True while all that was read is kept.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.borrow().is_some()
+    }
+
+    /// It will not be sent again.
+    pub fn forget(&self) {
+        self.kept.take();
+    }
+
+    /// Nobody will read it any more: what the client still sends is read and thrown away.
+    pub fn abandon(self: &Rc<Self>) {
+        self.forget();
+        // Who waits for "100 Continue" has sent nothing, and reading would ask for it.
+        let asked_for = self.moved.get().is_some() || !self.expects_continue.get();
+        let incoming = self.incoming.take();
+        // Over HTTP/2 the stream is reset, and the connection goes on.
+        if let (false, true, Some(incoming @ Incoming::Http1(_))) = (self.is_over(), asked_for, incoming) {
+            crate::worker::spawn(throw_away(incoming, Rc::clone(self)));
+        }
+    }
+
+    fn keep_frame(&self, frame: &Frame<Bytes>) {
+        let mut kept = self.kept.borrow_mut();
+        let Some(all) = &mut *kept else { return };
+        if let Some(data) = frame.data_ref() {
+            match all.room.checked_sub(data.len()) {
+                Some(room) => {
+                    all.room = room;
+                    all.frames.push_back(data.clone());
+                }
+                None => *kept = None,
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            all.trailers = Some(trailers.clone());
+        }
+    }
+
+    fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut place = self.incoming.borrow_mut();
+        let Some(incoming) = &mut *place else { return Poll::Ready(None) };
+        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.bytes.set(self.bytes.get() + data.len() as u64);
+                    self.moved.set(Some(Instant::now()));
+                }
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_forbidden_trailers(trailers);
+                }
+                if incoming.is_end_stream() {
+                    self.ended.set(Some(Instant::now()));
+                }
+                self.keep_frame(frame);
+            }
+            Some(Err(error)) => {
+                let failure =
+                    if error.is_malformed() { Failure::BadRequestBody } else { Failure::ClientGone };
+                self.failure.set(Some(failure));
+            }
+            None => self.ended.set(Some(Instant::now())),
+        }
+        Poll::Ready(frame)
+    }
 }
 
 /// A request's body on its way to a pod.
 pub struct RequestBody(Option<Streamed>);
 
 struct Streamed {
-    /// Taken only by `drop`.
-    incoming: Option<Incoming>,
     progress: Rc<BodyProgress>,
+    /// What an earlier attempt has read.
+    replay: Option<Kept>,
 }
 
 impl RequestBody {
@@ -62,67 +151,65 @@ impl RequestBody {
     /// The client's body, which tells `progress` about itself.
     #[must_use]
     pub fn new(incoming: Incoming, progress: Rc<BodyProgress>) -> Self {
-        Self(Some(Streamed { incoming: Some(incoming), progress }))
+        progress.incoming.replace(Some(incoming));
+        Self(Some(Streamed { progress, replay: None }))
+    }
+
+    /// The same body once more, from its beginning; `None` if that is not kept.
+    #[must_use]
+    pub fn again(progress: &Rc<BodyProgress>) -> Option<Self> {
+        let replay = Some(progress.kept.borrow().clone()?);
+        Some(Self(Some(Streamed { progress: Rc::clone(progress), replay })))
     }
 }
 
-impl RequestBody {
-    fn incoming(&self) -> Option<&Incoming> {
-        self.0.as_ref()?.incoming.as_ref()
+impl Kept {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        self.frames.pop_front().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers))
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(Streamed { incoming: Some(incoming), progress }) = &mut self.0 else {
-            return Poll::Ready(None);
-        };
-        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-        match &mut frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    progress.bytes.set(progress.bytes.get() + data.len() as u64);
-                    progress.moved.set(Some(Instant::now()));
-                }
-                if let Some(trailers) = frame.trailers_mut() {
-                    strip_forbidden_trailers(trailers);
-                }
-                if incoming.is_end_stream() {
-                    progress.ended.set(Some(Instant::now()));
-                }
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(streamed) = &mut self.0 else { return Poll::Ready(None) };
+        if let Some(replay) = &mut streamed.replay {
+            if let Some(frame) = replay.next() {
+                return Poll::Ready(Some(Ok(frame)));
             }
-            Some(Err(error)) => {
-                let malformed = !error.is_incomplete_message() && is_malformed(error);
-                let failure = if malformed { Failure::BadRequestBody } else { Failure::ClientGone };
-                progress.failure.set(Some(failure));
-            }
-            None => progress.ended.set(Some(Instant::now())),
+            streamed.replay = None;
         }
-        Poll::Ready(frame)
+        streamed.progress.poll_incoming(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming().is_none_or(Body::is_end_stream)
+        let Some(Streamed { progress, replay }) = &self.0 else { return true };
+        let left = replay.as_ref().is_some_and(|all| !all.frames.is_empty() || all.trailers.is_some());
+        !left && progress.incoming.borrow().as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming().map_or(SizeHint::with_exact(0), Body::size_hint)
+        match &self.0 {
+            None => SizeHint::with_exact(0),
+            // Its length is in the head, if anywhere.
+            Some(Streamed { replay: Some(_), .. }) => SizeHint::default(),
+            Some(Streamed { progress, .. }) => {
+                progress.incoming.borrow().as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+            }
+        }
     }
 }
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        let progress = &self.progress;
-        // Who waits for "100 Continue" has sent nothing, and reading would ask for it.
-        let asked_for = progress.moved.get().is_some() || !progress.expects_continue.get();
-        if let (false, true, Some(incoming)) = (progress.is_over(), asked_for, self.incoming.take()) {
-            crate::worker::spawn(throw_away(incoming, Rc::clone(progress)));
+        // What is kept may be sent again; the end of the request sees to the rest then.
+        if !self.progress.is_kept() {
+            self.progress.abandon();
         }
     }
 }
@@ -143,15 +230,45 @@ pub enum ResponseBody {
     Empty,
     /// Made here.
     Local(Option<Bytes>, Box<Exchange>),
+    /// There is no response: the request was malformed, and its HTTP/2 stream is reset.
+    Malformed(Box<Exchange>),
     /// A pod's.
     Pod(PodBody),
+}
+
+/// What a response comes over.
+pub enum Link {
+    /// A connection of its own.
+    Http1(Box<UpstreamConnection>),
+    /// A stream of a shared one.
+    Http2(http2::Slot),
+}
+
+impl Link {
+    /// The pod.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        match self {
+            Self::Http1(connection) => &connection.peer,
+            Self::Http2(slot) => slot.peer(),
+        }
+    }
+
+    /// The connection has served before.
+    #[must_use]
+    pub fn reused(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.reused,
+            Self::Http2(slot) => slot.reused,
+        }
+    }
 }
 
 /// What a pod sends, and the connection it comes over.
 pub struct PodBody {
     incoming: Incoming,
     /// `None` once a task of its own drives it, or once it went back to the pool.
-    connection: Option<Box<UpstreamConnection>>,
+    link: Option<Link>,
     exchange: Box<Exchange>,
     ended: bool,
     /// How it ended, still to be told.
@@ -168,15 +285,18 @@ impl ResponseBody {
     /// A pod's body. While the client is still sending its request, a task of its own drives the connection,
     /// so that neither direction has to wait for the other.
     #[must_use]
-    pub fn pod(incoming: Incoming, connection: Box<UpstreamConnection>, exchange: Box<Exchange>) -> Self {
-        let mut body = PodBody { incoming, connection: None, exchange, ended: false, broken: None };
-        if body.exchange.request_is_complete() {
-            body.connection = Some(connection);
-            if body.incoming.is_end_stream() {
-                body.end(None);
+    pub fn pod(incoming: Incoming, link: Link, exchange: Box<Exchange>) -> Self {
+        let mut body = PodBody { incoming, link: None, exchange, ended: false, broken: None };
+        match link {
+            Link::Http1(connection) if !body.exchange.request_is_complete() => {
+                body.exchange.drive_apart(connection);
             }
-        } else {
-            body.exchange.drive_apart(connection);
+            link => {
+                body.link = Some(link);
+                if body.incoming.is_end_stream() {
+                    body.end(None);
+                }
+            }
         }
         Self::Pod(body)
     }
@@ -186,9 +306,10 @@ impl PodBody {
     /// The response is complete, or broken.
     fn end(&mut self, broken: Option<Broken>) {
         self.ended = true;
-        match (self.connection.take(), broken) {
-            (Some(connection), None) => self.exchange.give_back(connection),
-            (connection, _) => drop(connection),
+        match (self.link.take(), broken) {
+            (Some(Link::Http1(connection)), None) => self.exchange.give_back(connection),
+            (Some(Link::Http2(mut slot)), Some(_)) => slot.abort(),
+            (link, _) => drop(link),
         }
         self.exchange.end(broken);
     }
@@ -206,8 +327,8 @@ impl PodBody {
         Poll::Pending
     }
 
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(connection) = &mut self.connection else {
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(Link::Http1(connection)) = &mut self.link else {
             return Pin::new(&mut self.incoming).poll_frame(cx);
         };
         // hyper hands a frame over only to a body that was polled before, so: poll, drive, poll. Frames come from
@@ -242,11 +363,7 @@ impl PodBody {
                 self.end(None);
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => {
-                let broken =
-                    if is_malformed(&error) { Broken::UpstreamProtocol } else { Broken::UpstreamClosed };
-                self.break_off(broken, cx)
-            }
+            Poll::Ready(Some(Err(error))) => self.break_off(broken_by(&error), cx),
             Poll::Pending => match self.exchange.interrupted(cx) {
                 Some(failure) => {
                     let broken = match failure {
@@ -277,6 +394,7 @@ impl Body for ResponseBody {
                 exchange.end(None);
                 Ok(Frame::data(text))
             })),
+            Self::Malformed(_) => Poll::Ready(None),
             Self::Pod(body) => body.poll_frame(cx),
         }
     }
@@ -285,6 +403,7 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => true,
             Self::Local(text, _) => text.is_none(),
+            Self::Malformed(_) => true,
             Self::Pod(body) => body.ended && body.broken.is_none(),
         }
     }
@@ -293,24 +412,31 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Local(text, _) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Self::Malformed(_) => SizeHint::with_exact(0),
             Self::Pod(body) => body.incoming.size_hint(),
         }
     }
 }
 
-/// True if the bytes of the body themselves are wrong, rather than the connection they came over.
-fn is_malformed(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
+/// How a response ended whose body has this error.
+fn broken_by(error: &BodyError) -> Broken {
+    match error {
+        BodyError::Http2(error) if error.is_library() => {
+            if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+                Broken::LocalReset
+            } else {
+                Broken::UpstreamProtocol
+            }
         }
-        source = cause.source();
+        BodyError::Http2(error) if error.is_reset() => {
+            Broken::UpstreamReset(error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR))
+        }
+        error if error.is_malformed() => Broken::UpstreamProtocol,
+        _ => Broken::UpstreamClosed,
     }
-    false
 }
 
-fn strip_forbidden_trailers(trailers: &mut http::HeaderMap) {
+fn strip_forbidden_trailers(trailers: &mut HeaderMap) {
     let forbidden: Vec<_> = trailers.keys().filter(|name| forbidden_in_trailers(name)).cloned().collect();
     for name in forbidden {
         trailers.remove(name);

@@ -16,6 +16,7 @@ use crate::detect::{Verdict, detect, is_http_response, taken_for};
 use crate::error::{ConnectFailure, Failure};
 use crate::exchange::Exchange;
 use crate::http1;
+use crate::http2;
 use crate::io::{Downstream, DownstreamIo};
 use crate::site::Site;
 use crate::tcp::{self, Begun};
@@ -31,15 +32,18 @@ pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, stream: TcpStream, downs
     let mut io = DownstreamIo::new(stream, Rc::clone(&downstream), Arc::clone(&site));
     let begin = || Exchange::begin_connection(Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
     let spoken = match site.config.protocol {
-        Protocol::Http1 => Spoken::Http1,
+        // The client may speak either version, whichever the pods speak.
+        Protocol::Http1 | Protocol::H2c | Protocol::Grpc => match first_word(&mut io).await {
+            Some(Verdict::Tcp | Verdict::Undecided) => Spoken::Http1,
+            said => said.into(),
+        },
         Protocol::Tcp => Spoken::Tcp(None),
         Protocol::Auto => find_out(&mut io, begin).await,
     };
     match spoken {
         Spoken::Nothing => {}
         Spoken::Http1 => http1::serve(worker, site, io, downstream).await,
-        // HTTP/1 refuses the preface.
-        Spoken::Http2 => http1::serve(worker, site, io, downstream).await,
+        Spoken::Http2 => http2::serve(worker, site, io, downstream).await,
         Spoken::Tcp(begun) => tcp::serve(begun.unwrap_or_else(|| Begun::new(begin())), io).await,
     }
 }

@@ -1,5 +1,6 @@
 //! Why a request failed, and the one table from that to status code, response flag and details.
 
+use h2::Reason;
 use http::StatusCode;
 use whichpod_access_log::Flags;
 
@@ -18,22 +19,51 @@ pub enum Failure {
     Closed,
     /// The pod reset the connection before a response.
     Reset,
+    /// The pod reset the stream before a response.
+    StreamReset,
+    /// The pod did not take the stream, and has done nothing about it.
+    StreamRefused,
+    /// The stream was reset here, because the pod sent more than is accepted.
+    LocalReset,
     /// The pod's response is not HTTP.
     UpstreamProtocol,
     /// The pod took longer than the configured time.
     RequestTimeout,
+    /// The pod took longer than one attempt may.
+    PerTryTimeout,
+    /// A limit on connections, waiting requests or requests was reached.
+    Overflow,
+    /// Memory runs short here.
+    Overloaded,
     /// Nothing moved for the configured time, before a response.
     StreamIdle,
     /// Nothing came of the request's body for the configured time.
     RequestIdle,
     /// The request breaks HTTP's rules; what about it.
     BadRequest(&'static str),
+    /// The request's head is larger than is accepted.
+    HeadTooLarge,
     /// The request's body breaks HTTP's rules.
     BadRequestBody,
     /// A method that this proxy does not forward.
     MethodNotSupported,
     /// The client went away.
     ClientGone,
+}
+
+impl Failure {
+    /// The reason of an attempt that was given up here, as the access log has it.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::RequestTimeout => "response_timeout",
+            Self::PerTryTimeout => "per_try_timeout",
+            Self::StreamIdle | Self::RequestIdle => "idle_timeout",
+            Self::BadRequestBody => "request_body_malformed",
+            Self::Closed => "closed",
+            _ => "client_gone",
+        }
+    }
 }
 
 /// How the last connect failed.
@@ -152,6 +182,24 @@ pub const fn verdict(failure: Failure) -> Verdict {
             "upstream_reset_before_response_started{connection_reset}",
             "the pod reset the connection before it answered",
         ),
+        F::StreamReset => row(
+            UNAVAILABLE,
+            Flags::UPSTREAM_RESET,
+            "upstream_reset_before_response_started{remote_reset}",
+            "the pod reset the stream before it answered",
+        ),
+        F::StreamRefused => row(
+            UNAVAILABLE,
+            Flags::UPSTREAM_RESET,
+            "upstream_reset_before_response_started{remote_refused_stream_reset}",
+            "the pod refused the stream",
+        ),
+        F::LocalReset => row(
+            UNAVAILABLE,
+            Flags::LOCAL_RESET,
+            "upstream_reset_before_response_started{local_reset}",
+            "the pod's answer is larger than is accepted",
+        ),
         F::UpstreamProtocol => row(
             StatusCode::BAD_GATEWAY,
             Flags::UPSTREAM_PROTOCOL,
@@ -164,6 +212,25 @@ pub const fn verdict(failure: Failure) -> Verdict {
             "upstream_response_timeout",
             "the pod did not answer in time",
         ),
+        F::PerTryTimeout => row(
+            StatusCode::GATEWAY_TIMEOUT,
+            Flags::UPSTREAM_TIMEOUT,
+            "upstream_per_try_timeout",
+            "the pod did not answer in time",
+        ),
+        F::Overflow => row(
+            UNAVAILABLE,
+            Flags::OVERFLOW,
+            "upstream_reset_before_response_started{overflow}",
+            "too much is under way already",
+        ),
+        F::Overloaded => Verdict {
+            status: Some(UNAVAILABLE),
+            flags: Flags::OVERLOAD,
+            details: "overload",
+            what: "memory runs short here",
+            close: true,
+        },
         F::StreamIdle => row(
             StatusCode::GATEWAY_TIMEOUT,
             Flags::STREAM_IDLE,
@@ -183,6 +250,13 @@ pub const fn verdict(failure: Failure) -> Verdict {
             flags: Flags::DOWNSTREAM_PROTOCOL,
             details: "http1.codec_error",
             what,
+            close: true,
+        },
+        F::HeadTooLarge => Verdict {
+            status: Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            flags: Flags::DOWNSTREAM_PROTOCOL,
+            details: "request_headers_too_large",
+            what: "the request's head is too large",
             close: true,
         },
         F::BadRequestBody => Verdict {
@@ -221,6 +295,12 @@ pub enum Broken {
     /// The pod closed or reset the connection inside its response.
     #[error("the pod closed the connection inside its response")]
     UpstreamClosed,
+    /// The pod reset the stream inside its response, for this reason.
+    #[error("the pod reset the stream inside its response: {0}")]
+    UpstreamReset(Reason),
+    /// The stream was reset here, because the pod sent more than is accepted.
+    #[error("the pod sent more than is accepted")]
+    LocalReset,
     /// The pod's response breaks HTTP's rules inside its body.
     #[error("the pod's response body is malformed")]
     UpstreamProtocol,
@@ -235,6 +315,19 @@ pub enum Broken {
     ClientGone,
 }
 
+impl Broken {
+    /// What an HTTP/2 client is told. The pod's own word is passed on, unless it would say that nothing has happened.
+    #[must_use]
+    pub const fn reset(self) -> Reason {
+        match self {
+            Self::UpstreamReset(Reason::NO_ERROR | Reason::REFUSED_STREAM) => Reason::INTERNAL_ERROR,
+            Self::UpstreamReset(reason) => reason,
+            Self::UpstreamClosed | Self::LocalReset | Self::UpstreamProtocol => Reason::INTERNAL_ERROR,
+            Self::Timeout | Self::Idle | Self::ClientGone => Reason::CANCEL,
+        }
+    }
+}
+
 /// The table for responses that had begun: flag and details.
 #[must_use]
 pub const fn broken(how: Broken) -> (Flags, &'static str) {
@@ -242,6 +335,10 @@ pub const fn broken(how: Broken) -> (Flags, &'static str) {
         Broken::UpstreamClosed => {
             (Flags::UPSTREAM_CLOSED, "upstream_reset_after_response_started{connection_termination}")
         }
+        Broken::UpstreamReset(_) => {
+            (Flags::UPSTREAM_RESET, "upstream_reset_after_response_started{remote_reset}")
+        }
+        Broken::LocalReset => (Flags::LOCAL_RESET, "upstream_reset_after_response_started{local_reset}"),
         Broken::UpstreamProtocol => {
             (Flags::UPSTREAM_PROTOCOL, "upstream_reset_after_response_started{protocol_error}")
         }
@@ -297,11 +394,18 @@ mod tests {
         (Failure::Connect(ConnectFailure::Other), 503, "UF"),
         (Failure::Closed, 503, "UC"),
         (Failure::Reset, 503, "UC"),
+        (Failure::StreamReset, 503, "UR"),
+        (Failure::StreamRefused, 503, "UR"),
+        (Failure::LocalReset, 503, "LR"),
         (Failure::UpstreamProtocol, 502, "UPE"),
         (Failure::RequestTimeout, 504, "UT"),
+        (Failure::PerTryTimeout, 504, "UT"),
+        (Failure::Overflow, 503, "UO"),
+        (Failure::Overloaded, 503, "OM"),
         (Failure::StreamIdle, 504, "SI"),
         (Failure::RequestIdle, 408, "SI"),
         (Failure::BadRequest("two Host headers"), 400, "DPE"),
+        (Failure::HeadTooLarge, 431, "DPE"),
         (Failure::BadRequestBody, 400, "DPE"),
         (Failure::ClientGone, 0, "DC"),
     ];

@@ -9,19 +9,22 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use tokio::time::{Instant, Sleep};
 use whichpod_access_log::{Attempt, Flags, Needs, Record};
 use whichpod_config::Timeouts;
-use whichpod_upstream::{Choice, Endpoint};
+use whichpod_upstream::{Choice, Endpoint, Outcome};
 
-use crate::body::BodyProgress;
+use crate::body::{BodyProgress, RequestBody};
 use crate::error::{Broken, Ended, Failure, Verdict, broken, ended};
+use crate::grpc;
 use crate::io::Downstream;
+use crate::limits::{self, Permit};
 use crate::peer::Peer;
 use crate::pool::Owner;
 use crate::proxy_protocol;
+use crate::retry;
 use crate::site::Site;
 use crate::tunnel::Direction;
 use crate::upgrade::{self, Switch};
@@ -55,13 +58,19 @@ pub struct Exchange {
     response_started: Option<Instant>,
     body: Option<Rc<BodyProgress>>,
     endpoint: Option<Arc<Endpoint>>,
-    retrying: bool,
+    /// A gRPC call.
+    grpc: bool,
     /// Bytes go both ways, whatever they mean.
     tunnel: bool,
     /// What the client asks its connection to become.
     asked: Option<Switch>,
     /// Counted as a tunnel that somebody waits for.
     wanted: bool,
+    /// What its pod is chosen by, where that is a hash.
+    pub hash: Option<u64>,
+    /// Its place among the requests under way, where these are limited.
+    pub permit: Option<Permit>,
+    retrying: Option<Retrying>,
     timers: Timers,
     ended: bool,
 }
@@ -101,7 +110,7 @@ impl Exchange {
         record.upstream = Some(Arc::clone(&site.config.name));
         Box::new(Self {
             record,
-            timers: Timers::new(&site.config.timeouts),
+            timers: Timers::new(&site.config.timeouts, site.config.retry.per_try_timeout, started),
             site,
             worker,
             downstream,
@@ -111,10 +120,13 @@ impl Exchange {
             response_started: None,
             body: None,
             endpoint: None,
-            retrying: false,
+            grpc: false,
             tunnel: false,
             asked: None,
             wanted: false,
+            hash: None,
+            permit: None,
+            retrying: None,
             ended: false,
         })
     }
@@ -144,7 +156,11 @@ impl Exchange {
     pub fn request_head(&mut self, head: &Parts) {
         self.record.method = Some(head.method.clone());
         self.record.path = head.uri.path_and_query().cloned();
-        self.record.authority = head.headers.get(http::header::HOST).cloned();
+        self.record.authority = authority(head);
+        self.grpc = grpc::is_call(&head.method, &head.headers);
+        if self.grpc {
+            self.timers.deadline(self.started, grpc::timeout(&head.headers));
+        }
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.request_headers, &head.headers, &mut self.record.request_headers);
     }
@@ -152,6 +168,31 @@ impl Exchange {
     /// The request has a body; returns what it will tell about itself.
     pub fn request_body(&mut self) -> Rc<BodyProgress> {
         Rc::clone(self.body.get_or_insert_default())
+    }
+
+    /// True for a gRPC call: its errors are gRPC's.
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// The request's body once more, from its beginning; `None` if it cannot be sent again.
+    #[must_use]
+    pub fn body_again(&self) -> Option<RequestBody> {
+        self.body.as_ref().map_or(Some(RequestBody::empty()), RequestBody::again)
+    }
+
+    /// True if the request, with its body, can be sent again.
+    #[must_use]
+    pub fn body_is_replayable(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_kept())
+    }
+
+    /// The request will not be sent again.
+    pub fn forget_body(&self) {
+        if let Some(body) = &self.body {
+            body.forget();
+        }
     }
 
     /// True once the client has sent everything.
@@ -219,6 +260,7 @@ impl Exchange {
             sent: true,
         });
         self.record.upstream_local = peer.local;
+        self.timers.attempt_begins();
         endpoint.counts().requests_total.fetch_add(1, Relaxed);
         endpoint.counts().requests_active.fetch_add(1, Relaxed);
         self.endpoint = Some(Arc::clone(endpoint));
@@ -249,6 +291,7 @@ impl Exchange {
     pub fn attempt_answered(&mut self, status: StatusCode) {
         let now = Instant::now();
         let duration = now - self.attempt_started;
+        self.timers.attempt_answered();
         if let Some(attempt) = self.record.attempts.last_mut() {
             attempt.status = Some(status);
             attempt.duration = duration;
@@ -256,6 +299,15 @@ impl Exchange {
         }
         self.response_started = Some(now);
         self.record.upstream_service_time = Some(duration);
+    }
+
+    /// Tells the pod's health how the attempt went.
+    pub fn observe(&self, endpoint: &Endpoint, outcome: Outcome) {
+        let took = match outcome {
+            Outcome::Status(_) => self.record.upstream_service_time.unwrap_or_default(),
+            Outcome::NoResponse => self.attempt_started.elapsed(),
+        };
+        self.site.upstream.observe(endpoint, outcome, took);
     }
 
     /// The pod's answer was not good enough: another attempt follows.
@@ -268,13 +320,35 @@ impl Exchange {
         self.release_endpoint(false);
     }
 
-    /// A counted retry begins; it ends with the request.
-    pub fn retry_begins(&mut self) {
-        self.site.stats.retries_total.fetch_add(1, Relaxed);
-        if !self.retrying {
-            self.retrying = true;
-            self.site.stats.retries_active.fetch_add(1, Relaxed);
+    /// A counted retry begins, if it may; it ends with the request.
+    pub fn may_retry(&mut self) -> bool {
+        if self.retrying.is_none() {
+            let policy = &self.site.config.retry;
+            let stats = &self.site.stats;
+            let running = stats.requests_active.load(Relaxed);
+            if !retry::within_budget(policy, running, stats.retries_active.load(Relaxed)) {
+                return false;
+            }
+            let Ok(permit) = limits::enter(self.site.limits.retries.as_ref()) else { return false };
+            stats.retries_active.fetch_add(1, Relaxed);
+            self.retrying = Some(Retrying { _permit: permit });
         }
+        self.site.stats.retries_total.fetch_add(1, Relaxed);
+        true
+    }
+
+    /// What is read of the request's body is kept to be sent again, as far as it goes.
+    pub fn keep_body(&self) {
+        if let Some(body) = &self.body {
+            body.keep(self.site.config.retry.buffer_bytes);
+        }
+    }
+
+    /// True if the whole body is known to fit into what is kept.
+    #[must_use]
+    pub fn fits_buffer(&self, body: &RequestBody) -> bool {
+        let most = self.site.config.retry.buffer_bytes as u64;
+        body.size_hint().upper().is_some_and(|bytes| bytes <= most)
     }
 
     /// Takes what the log needs from the response's head, as it is sent on.
@@ -284,12 +358,18 @@ impl Exchange {
         self.record.details = Some(Cow::Borrowed("via_upstream"));
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.response_headers, headers, &mut self.record.response_headers);
+        if self.grpc {
+            self.record.grpc_status = grpc::status(headers);
+        }
     }
 
     /// Takes what the log needs from the response's trailers.
     pub fn response_trailers(&mut self, trailers: &HeaderMap) {
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.response_trailers, trailers, &mut self.record.response_trailers);
+        if self.grpc {
+            self.record.grpc_status = grpc::status(trailers).or(self.record.grpc_status);
+        }
     }
 
     /// The request fails with this verdict.
@@ -409,11 +489,22 @@ impl Exchange {
         }
         self.client_is_done();
         let now = Instant::now();
+        if let Some(body) = self.body.as_ref().filter(|body| body.is_kept()) {
+            body.abandon();
+        }
+        self.permit = None;
         self.downstream.end_request(now, self.body.clone());
+        if self.downstream.is_multiplexed() {
+            let abandoned = how == Some(Broken::ClientGone) && self.response_started.is_none();
+            self.downstream.count(abandoned, now - self.started);
+        }
         if let Some(how) = how {
             let (flags, details) = broken(how);
             self.record.flags |= flags;
             self.record.details = Some(Cow::Borrowed(details));
+        }
+        if self.grpc && self.record.grpc_status.is_none() {
+            self.record.grpc_status = self.record.status.map(grpc::status_of_http);
         }
         self.times(now);
         let answered = match self.kind {
@@ -444,7 +535,7 @@ impl Exchange {
         }
     }
 
-    fn count(&self) {
+    fn count(&mut self) {
         let (stats, record) = (&self.site.stats, &self.record);
         if self.kind == Kind::Connection {
             stats.tcp_active.fetch_sub(1, Relaxed);
@@ -452,7 +543,7 @@ impl Exchange {
             return;
         }
         stats.requests_active.fetch_sub(1, Relaxed);
-        if self.retrying {
+        if self.retrying.take().is_some() {
             stats.retries_active.fetch_sub(1, Relaxed);
         }
         stats.bytes_received.fetch_add(record.bytes_received, Relaxed);
@@ -492,6 +583,19 @@ impl Drop for Exchange {
     }
 }
 
+/// A request that is being retried, until it ends.
+struct Retrying {
+    _permit: Option<Permit>,
+}
+
+/// Host, or `:authority` of HTTP/2.
+fn authority(head: &Parts) -> Option<HeaderValue> {
+    if let Some(host) = head.headers.get(http::header::HOST) {
+        return Some(host.clone());
+    }
+    HeaderValue::from_str(head.uri.authority()?.as_str()).ok()
+}
+
 /// Moves bytes until the connection can serve again, or has ended.
 async fn drive_to_end(worker: Rc<Worker>, mut connection: Box<UpstreamConnection>) {
     std::future::poll_fn(|cx| {
@@ -504,21 +608,48 @@ async fn drive_to_end(worker: Rc<Worker>, mut connection: Box<UpstreamConnection
 /// The timeouts of one request; off unless configured, and then no timer exists.
 struct Timers {
     request: Option<Duration>,
+    /// The time a gRPC call has, from its head on.
+    deadline: Option<Instant>,
+    per_try: Option<Duration>,
     idle: Option<Duration>,
+    per_try_timer: Option<Pin<Box<Sleep>>>,
+    /// An attempt is under way that has no response yet.
+    awaiting: bool,
     request_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Option<Pin<Box<Sleep>>>,
     moved: Instant,
 }
 
 impl Timers {
-    fn new(timeouts: &Timeouts) -> Self {
+    fn new(timeouts: &Timeouts, per_try: Option<Duration>, started: Instant) -> Self {
         Self {
             request: timeouts.request,
+            deadline: None,
+            per_try,
             idle: timeouts.idle,
+            per_try_timer: None,
+            awaiting: false,
             request_timer: None,
             idle_timer: None,
-            moved: Instant::now(),
+            moved: started,
         }
+    }
+
+    /// The caller's own deadline; the configured time caps it, as it caps Envoy's.
+    fn deadline(&mut self, started: Instant, asked: Option<Duration>) {
+        let Some(asked) = asked else { return };
+        let limit = self.request.map_or(asked, |limit| limit.min(asked));
+        self.deadline = Some(started + limit);
+        self.request = None;
+    }
+
+    fn attempt_begins(&mut self) {
+        self.awaiting = true;
+        self.per_try_timer = None;
+    }
+
+    fn attempt_answered(&mut self) {
+        self.awaiting = false;
     }
 
     fn moved(&mut self) {
@@ -529,6 +660,13 @@ impl Timers {
 
     fn poll(&mut self, cx: &mut Context<'_>, body: Option<&BodyProgress>) -> Option<Failure> {
         let complete = body.is_none_or(|body| body.ended.get().is_some());
+        if let Some(deadline) = self.deadline {
+            let timer =
+                self.request_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Some(Failure::RequestTimeout);
+            }
+        }
         if let Some(limit) = self.request {
             // The pod's time starts when it has the whole request.
             if complete {
@@ -536,6 +674,12 @@ impl Timers {
                 if timer.as_mut().poll(cx).is_ready() {
                     return Some(Failure::RequestTimeout);
                 }
+            }
+        }
+        if let (Some(limit), true, true) = (self.per_try, complete, self.awaiting) {
+            let timer = self.per_try_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Some(Failure::PerTryTimeout);
             }
         }
         if let Some(limit) = self.idle {

@@ -1,11 +1,12 @@
 //! A client's connection that speaks HTTP/1.0 or HTTP/1.1: one request after another.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use whichpod_access_log::{Flags, Record};
 
 use crate::error::Ended;
+use crate::incoming::Incoming;
 use crate::io::{Downstream, DownstreamIo, Phase};
 use crate::proxy;
 use crate::site::Site;
@@ -24,8 +26,10 @@ pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, io: DownstreamIo, downst
     let io = TokioIo::new(io);
     let service = {
         let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
-        service_fn(move |request| {
-            proxy::handle(Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream), request)
+        service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
+            let request = request.map(Incoming::Http1);
+            async { Ok::<_, Infallible>(proxy::handle(worker, site, downstream, request).await) }
         })
     };
     let limits = site.config.limits;

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -52,9 +53,21 @@ pub struct Downstream {
     /// The last request's body, which may go on after its response.
     body: RefCell<Option<Rc<BodyProgress>>>,
     reader: RefCell<Option<Waker>>,
+    /// Requests that run now; more than one only over HTTP/2.
+    running: Cell<usize>,
+    multiplexed: Cell<bool>,
+    leaving: Cell<bool>,
+    requests: Cell<usize>,
+    resets: Cell<usize>,
     /// What the connection becomes when the response is out.
     switched: RefCell<Option<Switched>>,
 }
+
+/// Of this many requests, and of more, at most half may have been reset by the client before it had an answer and within
+/// [`HASTE`]: what Envoy allows. Every one costs a pod work, and the client next to nothing.
+const RESETS: usize = 500;
+/// A client that waits for longer than this means its request.
+const HASTE: Duration = Duration::from_secs(1);
 
 impl Downstream {
     /// A connection that was just accepted.
@@ -72,6 +85,11 @@ impl Downstream {
             reset: Cell::new(false),
             body: RefCell::new(None),
             reader: RefCell::new(None),
+            running: Cell::new(0),
+            multiplexed: Cell::new(false),
+            leaving: Cell::new(false),
+            requests: Cell::new(0),
+            resets: Cell::new(0),
             switched: RefCell::new(None),
         }
     }
@@ -90,6 +108,7 @@ impl Downstream {
             Phase::Head => self.since.get(),
             Phase::Idle | Phase::Busy => Instant::now(),
         };
+        self.running.set(self.running.get() + 1);
         self.since.set(started);
         self.body.take();
         started
@@ -97,9 +116,66 @@ impl Downstream {
 
     /// The response is complete: the connection is idle from now on, or once the request's body is.
     pub fn end_request(&self, now: Instant, body: Option<Rc<BodyProgress>>) {
+        let others = self.running.get().saturating_sub(1);
+        self.running.set(others);
+        if others > 0 {
+            return;
+        }
         self.phase.set(Phase::Idle);
         self.since.set(now);
-        self.body.replace(body);
+        if !self.multiplexed.get() {
+            self.body.replace(body);
+        }
+    }
+
+    /// From now on requests run beside each other (HTTP/2), and what is read may be no head at all.
+    pub fn multiplex(&self) {
+        self.multiplexed.set(true);
+        if self.running.get() == 0 {
+            self.phase.set(Phase::Idle);
+        }
+    }
+
+    /// True over HTTP/2.
+    #[must_use]
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.get()
+    }
+
+    /// Lets an HTTP/2 connection end as soon as its requests have (GOAWAY).
+    pub fn leave(&self) {
+        if self.multiplexed.get() && !self.leaving.replace(true) {
+            self.wake();
+        }
+    }
+
+    /// True once [`Self::leave`] was called.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// A request over HTTP/2 ended; `abandoned`: the client reset it before it had an answer.
+    pub fn count(&self, abandoned: bool, after: Duration) {
+        self.requests.set(self.requests.get() + 1);
+        if abandoned && after < HASTE {
+            self.resets.set(self.resets.get() + 1);
+            if self.is_abusive() {
+                self.wake();
+            }
+        }
+    }
+
+    /// True if the client resets its requests too often.
+    #[must_use]
+    pub fn is_abusive(&self) -> bool {
+        self.resets.get() * 2 > self.requests.get().max(RESETS)
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
     }
 
     /// The connection becomes a tunnel when the response is out.
@@ -116,9 +192,7 @@ impl Downstream {
     /// Ends the connection at its next read, which is made to happen now.
     pub fn expire(&self) {
         self.expired.set(true);
-        if let Some(waker) = self.reader.take() {
-            waker.wake();
-        }
+        self.wake();
     }
 
     /// Lets the connection end with a reset (RST) instead of an orderly end (FIN).
@@ -173,7 +247,10 @@ impl DownstreamIo {
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Ready(result) => {
-                if buf.filled().len() > before && self.connection.phase().0 == Phase::Idle {
+                if buf.filled().len() > before
+                    && self.connection.phase().0 == Phase::Idle
+                    && !self.connection.is_multiplexed()
+                {
                     self.connection.phase.set(Phase::Head);
                     self.connection.since.set(Instant::now());
                 }
@@ -308,14 +385,16 @@ impl AsyncRead for UpstreamIo {
 /// Up to this many bytes are copied together: one `send` costs less than one `writev`.
 const SMALL: usize = 2048;
 
-/// Copies small writes into one; `None` if they are not small.
-fn join(bufs: &[io::IoSlice<'_>], joined: &mut [u8; SMALL]) -> Option<usize> {
-    let mut length = 0;
+/// Small writes as one; `None` if they are not small. What is not used of the space is not touched.
+fn join(bufs: &[io::IoSlice<'_>]) -> Option<SmallVec<[u8; SMALL]>> {
+    let mut joined = SmallVec::new();
     for buf in bufs {
-        joined.get_mut(length..length + buf.len())?.copy_from_slice(buf);
-        length += buf.len();
+        if buf.len() > SMALL - joined.len() {
+            return None;
+        }
+        joined.extend_from_slice(buf);
     }
-    Some(length)
+    Some(joined)
 }
 
 /// Writes go to the socket unchanged; `$after` makes of each its result, and hears how many bytes were offered.
@@ -336,9 +415,8 @@ macro_rules! pass_writes_on {
                 cx: &mut Context<'_>,
                 bufs: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                let mut joined = [0; SMALL];
-                let polled = match join(bufs, &mut joined) {
-                    Some(length) => Pin::new(&mut self.stream).poll_write(cx, &joined[..length]),
+                let polled = match join(bufs) {
+                    Some(joined) => Pin::new(&mut self.stream).poll_write(cx, &joined),
                     None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
                 };
                 $after(&*self, polled, bufs.iter().map(|buf| buf.len()).sum())

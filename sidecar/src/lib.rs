@@ -17,16 +17,23 @@ pub mod io;
 pub mod http1;
 pub mod proxy;
 
+pub mod http2;
+pub mod incoming;
+
+pub mod grpc;
 pub mod sni;
 pub mod tcp;
 pub mod tunnel;
 pub mod upgrade;
 
+pub mod hash;
 pub mod headers;
 pub mod site;
 
 pub mod connect;
+pub mod limits;
 pub mod peer;
+pub mod pending;
 pub mod proxy_protocol;
 pub mod transport;
 
@@ -36,6 +43,10 @@ pub mod upstream_connection;
 
 pub mod body;
 pub mod exchange;
+
+pub mod health_check;
+pub mod memory;
+pub mod translate;
 
 pub mod error;
 pub mod metrics;

@@ -1,12 +1,15 @@
 //! A worker's idle connections, one list a pod.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use whichpod_upstream::EndpointId;
 
+use crate::limits::Gate;
 use crate::upstream_connection::UpstreamConnection;
 
 /// The client's connection that a pod's connection belongs to; usually none: any request may use it.
@@ -16,7 +19,30 @@ pub type Owner = Option<u64>;
 #[derive(Default)]
 pub struct Pool {
     #[expect(clippy::vec_box, reason = "a connection is over a kilobyte: only its pointer moves in and out")]
-    idle: HashMap<(EndpointId, Owner), Vec<Box<UpstreamConnection>>>,
+    idle: HashMap<(EndpointId, Owner), Vec<Box<UpstreamConnection>>, BuildHasherDefault<ByNumber>>,
+}
+
+/// Endpoints are numbered here: nobody outside can make their numbers collide, so one multiplication (Knuth, TAOCP 6.4)
+/// does what a keyed hash does in a hundred steps.
+#[derive(Default)]
+struct ByNumber(u64);
+
+impl Hasher for ByNumber {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        self.write_u64(number.cast_unsigned() as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Pool {
@@ -53,6 +79,22 @@ impl Pool {
         connection.idle_since = Instant::now();
         connection.reused = true;
         self.idle.entry((connection.peer.endpoint.id(), connection.owner)).or_default().push(connection);
+    }
+
+    /// The idle connection that holds a place behind this gate and was used least recently.
+    pub fn give_up(&mut self, gate: &Arc<Gate>) -> Option<Box<UpstreamConnection>> {
+        let holds = |connection: &UpstreamConnection| {
+            connection.peer.permit.as_ref().is_some_and(|permit| Arc::ptr_eq(permit.gate(), gate))
+        };
+        let oldest = self.idle.iter().filter_map(|(id, all)| Some((all.first()?, *id)));
+        let oldest = oldest.filter(|(connection, _)| holds(connection));
+        let (_, id) = oldest.min_by_key(|(connection, _)| connection.idle_since)?;
+        let connections = self.idle.get_mut(&id)?;
+        let connection = connections.remove(0);
+        if connections.is_empty() {
+            self.idle.remove(&id);
+        }
+        Some(connection)
     }
 
     /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
-use whichpod_config::{Host, TargetPort, Upstream as Settings};
+use http::{HeaderValue, Version};
+use whichpod_config::{Host, Protocol, TargetPort, Upstream as Settings};
 use whichpod_upstream::Upstream;
 
 use crate::error::Failure;
+use crate::limits::Limits;
 use crate::stats::Stats;
 use crate::transport::Tls;
 
@@ -18,6 +19,8 @@ pub struct Site {
     pub upstream: Arc<Upstream>,
     /// What is counted.
     pub stats: Stats,
+    /// How much may be under way.
+    pub limits: Limits,
     /// The Host of a request that has none (HTTP/1.0).
     pub host: HeaderValue,
     /// How pods are spoken to over TLS; `None`: in clear text.
@@ -30,7 +33,19 @@ impl Site {
     #[must_use]
     pub fn new(config: Settings, upstream: Arc<Upstream>, tls: Option<Tls>) -> Self {
         let routes = config.routes.iter().map(|r| (r.prefix.clone(), Arc::from(r.name.as_str()))).collect();
-        Self { host: default_host(&config), routes, tls, config, upstream, stats: Stats::default() }
+        let limits = Limits::new(&config);
+        let host = default_host(&config);
+        Self { host, routes, tls, config, upstream, stats: Stats::default(), limits }
+    }
+
+    /// What the pods speak to a request that came in this version: the same, unless the user says otherwise.
+    #[must_use]
+    pub fn pods_speak(&self, client: Version) -> Version {
+        match self.config.protocol {
+            Protocol::H2c | Protocol::Grpc => Version::HTTP_2,
+            Protocol::Auto if client == Version::HTTP_2 => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        }
     }
 
     /// The name of the first route whose prefix fits, `None` where no routes are configured.

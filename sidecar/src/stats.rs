@@ -34,6 +34,10 @@ pub struct Stats {
     pub requests_by_class: [AtomicU64; 6],
     /// Ended requests and TCP connections by response flag, in the order of [`Flags::ALL`].
     pub requests_by_flag: [AtomicU64; Flags::ALL.len()],
+    /// Requests that wait for a connection.
+    pub pending_active: AtomicU64,
+    /// Active health checks.
+    pub checks: Checks,
     /// Retries that are running, for the budget.
     pub retries_active: AtomicU64,
     /// Retries made, fail-over of connects not counted.
@@ -68,6 +72,15 @@ pub struct Stats {
     pub tunnels_wanted: AtomicU64,
     /// Ended requests by duration.
     pub durations: Durations,
+}
+
+/// What active health checks came to.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// Checks made.
+    pub attempts: AtomicU64,
+    /// Checks that failed.
+    pub failures: AtomicU64,
 }
 
 /// The histogram of durations.

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
@@ -20,6 +19,7 @@ use whichpod_config::Limits;
 use crate::body::RequestBody;
 use crate::connect::Opened;
 use crate::error::Failure;
+use crate::incoming::Incoming;
 use crate::io::{Traffic, UpstreamIo};
 use crate::peer::Peer;
 use crate::pool::Owner;
@@ -138,7 +138,7 @@ impl UpstreamConnection {
         let progress =
             if self.traffic.read() != read { Progress::SomeResponse } else { Progress::NoResponseByte };
         match result {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => Ok(response.map(Incoming::Http1)),
             Ok(Err(mut error)) => {
                 let request = error.take_message();
                 let nothing_sent = request.is_some() && self.traffic.written() == written;
@@ -149,16 +149,7 @@ impl UpstreamConnection {
                 let progress = if nothing_sent { Progress::NothingSent } else { progress };
                 Err(SendError { failure, reason, progress, request })
             }
-            Err(failure) => {
-                let reason = match failure {
-                    Failure::RequestTimeout => "response_timeout",
-                    Failure::StreamIdle | Failure::RequestIdle => "idle_timeout",
-                    Failure::BadRequestBody => "request_body_malformed",
-                    Failure::Closed => "closed",
-                    _ => "client_gone",
-                };
-                Err(SendError { failure, reason, progress, request: None })
-            }
+            Err(failure) => Err(SendError { failure, reason: failure.reason(), progress, request: None }),
         }
     }
 }

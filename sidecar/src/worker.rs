@@ -10,11 +10,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep};
 use whichpod_access_log::{Filter, Format, Record, WorkerLog};
 use whichpod_config::Timeouts;
 
+use crate::http2;
 use crate::io::{Downstream, Phase};
+use crate::limits::{Gate, Permit};
+use crate::memory;
 use crate::pool::Pool;
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
@@ -38,6 +42,8 @@ pub struct Shared {
     pub next_connection: AtomicU64,
     /// Number of the next request.
     pub next_request: AtomicU64,
+    /// Whether memory runs short.
+    pub memory: memory::Gauge,
     draining: AtomicBool,
 }
 
@@ -51,6 +57,7 @@ impl Shared {
             filter,
             next_connection: AtomicU64::new(1),
             next_request: AtomicU64::new(1),
+            memory: memory::Gauge::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -97,8 +104,14 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Idle connections to pods.
     pub pool: RefCell<Pool>,
+    /// HTTP/2 connections to pods.
+    pub http2: Rc<RefCell<http2::Connections>>,
     /// What passes through a tunnel is in here for a moment.
     pub buffer: RefCell<Box<[u8]>>,
+    /// Limits on connections that requests of this worker wait for.
+    waited_for: RefCell<Vec<Arc<Gate>>>,
+    /// Wakes those requests when a connection becomes idle.
+    returned: Notify,
     log: RefCell<WorkerLog>,
     log_has_lines: Notify,
     connections: RefCell<HashMap<u64, (Rc<Downstream>, Timeouts)>>,
@@ -113,7 +126,10 @@ impl Worker {
         Self {
             shared,
             pool: RefCell::default(),
+            http2: Rc::default(),
             buffer: RefCell::new(vec![0; PASS].into()),
+            waited_for: RefCell::default(),
+            returned: Notify::new(),
             log: RefCell::new(log),
             log_has_lines: Notify::new(),
             connections: RefCell::default(),
@@ -134,8 +150,35 @@ impl Worker {
 
     /// Keeps a connection to a pod for another request, or closes it where that cannot be.
     pub fn keep(&self, connection: Box<UpstreamConnection>) {
+        if let Some(gate) =
+            connection.peer.permit.as_ref().map(Permit::gate).filter(|gate| gate.is_waited_for())
+        {
+            if !self.waited_for.borrow().iter().any(|waited| Arc::ptr_eq(waited, gate)) {
+                // Another worker waits for its place.
+                return;
+            }
+            self.returned.notify_waiters();
+        }
         self.pool.borrow_mut().put(connection);
         self.start_sweeping();
+    }
+
+    /// Keeps an HTTP/2 connection to a pod for all streams to it.
+    pub fn share(&self, connection: Rc<http2::Connection>) {
+        self.http2.borrow_mut().put(connection);
+        self.start_sweeping();
+    }
+
+    /// Closes idle connections to pods that are gone; HTTP/2 connections end with their last stream.
+    pub fn drop_gone(&self) {
+        self.pool.borrow_mut().drop_gone();
+        self.http2.borrow_mut().sweep();
+    }
+
+    /// A request of this worker waits for this limit on connections, until the guard is dropped.
+    pub fn wait_for(&self, gate: &Arc<Gate>) -> WaitsHere<'_> {
+        self.waited_for.borrow_mut().push(Arc::clone(gate));
+        WaitsHere { worker: self, gate: Arc::clone(gate) }
     }
 
     /// Writes a line, to be handed on within [`FLUSH`].
@@ -167,12 +210,14 @@ impl Worker {
     /// Ends connections whose time is over; runs for as long as the worker, and sleeps while there are none.
     pub async fn sweep(&self) {
         loop {
-            if self.connections.borrow().is_empty() && self.pool.borrow().is_empty() {
+            let pods = self.pool.borrow().is_empty() && self.http2.borrow().is_empty();
+            if self.connections.borrow().is_empty() && pods {
                 self.sweeping.set(false);
                 self.needs_sweeping.notified().await;
             }
             sleep(SWEEP).await;
             self.expire_clients(Instant::now());
+            self.http2.borrow_mut().sweep();
             poll_fn(|cx| {
                 self.pool.borrow_mut().sweep(cx);
                 Poll::Ready(())
@@ -188,7 +233,11 @@ impl Worker {
     }
 
     fn expire_clients(&self, now: Instant) {
+        let draining = self.shared.is_draining();
         for (downstream, timeouts) in self.connections.borrow().values() {
+            if draining {
+                downstream.leave();
+            }
             let (phase, since) = downstream.phase();
             let limit = match phase {
                 Phase::Idle => timeouts.downstream_idle,
@@ -198,6 +247,28 @@ impl Worker {
             if limit.is_some_and(|limit| now.duration_since(since) >= limit) {
                 downstream.expire();
             }
+        }
+    }
+}
+
+/// A request that waits for a connection.
+pub struct WaitsHere<'a> {
+    worker: &'a Worker,
+    gate: Arc<Gate>,
+}
+
+impl WaitsHere<'_> {
+    /// Until a connection becomes idle on this worker; those count that do from now on.
+    pub fn returned(&self) -> Notified<'_> {
+        self.worker.returned.notified()
+    }
+}
+
+impl Drop for WaitsHere<'_> {
+    fn drop(&mut self) {
+        let mut waited_for = self.worker.waited_for.borrow_mut();
+        if let Some(at) = waited_for.iter().position(|gate| Arc::ptr_eq(gate, &self.gate)) {
+            waited_for.swap_remove(at);
         }
     }
 }
@@ -222,4 +293,9 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
     if tokio::runtime::Handle::try_current().is_ok() {
         drop(tokio::task::spawn_local(task));
     }
+}
+
+/// Like [`spawn`], for a task that may have to end before its end.
+pub fn spawn_abortable(task: impl Future<Output = ()> + 'static) -> Option<tokio::task::AbortHandle> {
+    tokio::runtime::Handle::try_current().ok().map(|_| tokio::task::spawn_local(task).abort_handle())
 }

@@ -8,14 +8,18 @@ use serde_json::Value;
 
 use crate::error::{Fault, Problems};
 use crate::form::Form as _;
+use crate::health::{resolve_health_check, resolve_outlier_detection, resolve_slow_start};
 use crate::names;
 use crate::raw;
 use crate::resolve::{Layers, unless_zero};
 use crate::settings::Layer;
 use crate::types::{
-    ClientCertificate, Headers, Host, Limits, Protocol, Retry, RetryOn, Route, Target, TargetPort, Timeouts,
-    Tls, Upstream,
+    CircuitBreakers, ClientCertificate, Headers, Host, Limits, Protocol, Retry, RetryOn, Route, Target,
+    TargetPort, Timeouts, Tls, Upstream,
 };
+
+/// Envoy's default, in percent.
+const PANIC_THRESHOLD: u32 = 50;
 
 /// One upstream and where it was written.
 #[derive(Debug)]
@@ -112,13 +116,21 @@ fn resolve_one(
              and change what is sent; set tls.ca_file instead"
         ));
     }
+    let balance = form.balance.unwrap_or_default();
+    let slow_start = resolve_slow_start(&at(&path, "slow_start"), form.slow_start, &balance, problems);
+    let health_check = resolve_health_check(&at(&path, "health_check"), form.health_check, problems);
     let upstream = form.target.clone().zip(listen).map(|(target, listen)| Upstream {
         name,
         listen,
         target,
         fallback: form.fallback,
         protocol,
-        balance: form.balance.unwrap_or_default(),
+        balance,
+        slow_start,
+        outlier_detection: resolve_outlier_detection(form.outlier_detection),
+        health_check,
+        healthy_panic_threshold: form.healthy_panic_threshold.unwrap_or(PANIC_THRESHOLD),
+        circuit_breakers: resolve_circuit_breakers(&form.circuit_breakers.unwrap_or_default()),
         routes,
         timeouts: resolve_timeouts(&form.timeouts.unwrap_or_default()),
         retry,
@@ -237,13 +249,42 @@ fn resolve_timeouts(form: &raw::Timeouts) -> Timeouts {
     }
 }
 
+fn resolve_circuit_breakers(form: &raw::CircuitBreakers) -> CircuitBreakers {
+    let raw::CircuitBreakers { max_connections, max_pending_requests, max_requests, max_retries } = *form;
+    CircuitBreakers { max_connections, max_pending_requests, max_requests, max_retries }
+}
+
 fn resolve_retry(form: raw::Retry, name: &str, warnings: &mut Vec<String>) -> Retry {
     let default = Retry::default();
+    let (budget, back_off) = (form.budget.unwrap_or_default(), form.back_off.unwrap_or_default());
     let retry = Retry {
         on: form.on.unwrap_or(default.on),
         status_codes: form.status_codes.unwrap_or(default.status_codes),
+        headers: form.headers.unwrap_or(default.headers),
         attempts: form.attempts.unwrap_or(default.attempts),
+        per_try_timeout: form.per_try_timeout.map_or(default.per_try_timeout, unless_zero),
+        non_idempotent: form.non_idempotent.unwrap_or(default.non_idempotent),
+        buffer_bytes: form.buffer_bytes.unwrap_or(default.buffer_bytes),
+        budget_percent: budget.percent.unwrap_or(default.budget_percent),
+        min_concurrency: budget.min_concurrency.unwrap_or(default.min_concurrency),
+        back_off_base: back_off.base.unwrap_or(default.back_off_base),
+        back_off_max: back_off.max.unwrap_or(default.back_off_max),
     };
+    let retries_late_tries =
+        |on: &RetryOn| matches!(on, RetryOn::ServerError | RetryOn::GatewayError | RetryOn::Reset);
+    if retry.per_try_timeout.is_some() && !retry.on.iter().any(retries_late_tries) {
+        warnings.push(format!(
+            "upstream {name}: retry.per_try_timeout ends attempts that nothing tries again; add 5xx, gateway-error or reset to retry.on"
+        ));
+    }
+    match (retry.on.contains(&RetryOn::Headers), retry.headers.is_empty()) {
+        (true, true) => warnings.push(format!(
+            "upstream {name}: retriable-headers does nothing without names; set retry.headers"
+        )),
+        (false, false) => warnings
+            .push(format!("upstream {name}: retry.headers does nothing; add retriable-headers to retry.on")),
+        _ => {}
+    }
     match (retry.on.contains(&RetryOn::StatusCodes), retry.status_codes.is_empty()) {
         (true, true) => warnings.push(format!(
             "upstream {name}: retriable-status-codes does nothing without codes; set retry.status_codes"
@@ -261,6 +302,8 @@ fn resolve_limits(form: &raw::Limits) -> Limits {
     Limits {
         head_bytes: form.head_bytes.unwrap_or(default.head_bytes),
         headers: form.headers.unwrap_or(default.headers),
+        streams: form.streams.unwrap_or(default.streams),
+        connections: form.connections,
     }
 }
 
@@ -299,7 +342,11 @@ fn resolve_tls(
         problems.at(at("insecure_skip_verify"), fault);
         return None;
     }
-    let usual = if protocol == Protocol::Http1 { vec!["http/1.1".to_owned()] } else { Vec::new() };
+    let usual = match protocol {
+        Protocol::Http1 => vec!["http/1.1".to_owned()],
+        Protocol::H2c | Protocol::Grpc => vec!["h2".to_owned()],
+        Protocol::Auto | Protocol::Tcp => Vec::new(),
+    };
     Some(Tls {
         server_name: form.server_name.unwrap_or_else(|| match &target.host {
             Host::Name(name) => name.trim_end_matches('.').to_owned(),

@@ -6,6 +6,7 @@
 pub mod dns;
 
 pub mod backend;
+pub mod http2;
 pub mod scripted;
 pub mod tls;
 
