@@ -52,8 +52,15 @@ pub struct Client {
 }
 
 struct Current {
-    files: Vec<Vec<u8>>,
+    files: Files,
     config: Arc<ClientConfig>,
+}
+
+/// What the files hold.
+#[derive(PartialEq, Eq)]
+struct Files {
+    authorities: Option<Vec<u8>>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Client {
@@ -62,8 +69,9 @@ impl Client {
     /// # Errors
     /// What is wrong with one of them.
     pub fn load(settings: ClientSettings) -> Result<Self, TlsError> {
-        let current = read(&settings)?;
-        Ok(Self { settings, current: ArcSwap::from_pointee(current) })
+        let files = Files::read(&settings)?;
+        let config = build(&settings, &files)?;
+        Ok(Self { settings, current: ArcSwap::from_pointee(Current { files, config }) })
     }
 
     /// What the next connection is made with.
@@ -77,18 +85,19 @@ impl Client {
     /// # Errors
     /// What is wrong with one of them; what was read before stays in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let next = read(&self.settings)?;
-        let changed = next.files != self.current.load().files;
-        if changed {
-            self.current.store(Arc::new(next));
+        let files = Files::read(&self.settings)?;
+        if files == self.current.load().files {
+            return Ok(false);
         }
-        Ok(changed)
+        let config = build(&self.settings, &files)?;
+        self.current.store(Arc::new(Current { files, config }));
+        Ok(true)
     }
 
-    /// Reads the files again whenever they change, without end; says so once, and what is wrong once.
+    /// Reads the files again whenever they change, for as long as there are any; says so once, and what is wrong once.
     pub async fn follow(self: Arc<Self>) {
         let mut complaint = None;
-        loop {
+        while self.settings.authorities.is_some() || self.settings.identity.is_some() {
             tokio::time::sleep(LOOK_AGAIN).await;
             match self.reload() {
                 Ok(changed) => {
@@ -113,30 +122,40 @@ impl fmt::Debug for Client {
     }
 }
 
-fn read(settings: &ClientSettings) -> Result<Current, TlsError> {
+impl Files {
+    fn read(settings: &ClientSettings) -> Result<Self, TlsError> {
+        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| fault(path, error.to_string()));
+        let identity = settings.identity.as_ref();
+        Ok(Self {
+            authorities: settings.authorities.as_ref().map(read).transpose()?,
+            identity: identity.map(|(chain, key)| Ok((read(chain)?, read(key)?))).transpose()?,
+        })
+    }
+}
+
+fn fault(path: &Path, reason: String) -> TlsError {
+    TlsError::File { path: path.to_owned(), reason }
+}
+
+fn build(settings: &ClientSettings, files: &Files) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(default_provider());
-    let mut files = Vec::new();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     // ring has both versions: this cannot fail.
     let versions = builder.with_safe_default_protocol_versions();
     let builder = versions.map_err(|error| TlsError::NoSystemAuthorities(error.to_string()))?;
-    let builder = match (&settings.authorities, settings.insecure) {
+    let builder = match (settings.authorities.as_ref().zip(files.authorities.as_ref()), settings.insecure) {
         (_, true) => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnybody(provider))),
-        (Some(path), false) => {
-            let pem = read_file(path, &mut files)?;
-            let roots = certificates(&pem).and_then(roots);
-            let roots = roots.map_err(|reason| TlsError::File { path: path.clone(), reason })?;
-            builder.with_root_certificates(roots)
+        (Some((path, pem)), false) => {
+            let roots = certificates(pem).and_then(roots);
+            builder.with_root_certificates(roots.map_err(|reason| fault(path, reason))?)
         }
         (None, false) => builder.with_root_certificates(system_roots()?),
     };
-    let mut config = match &settings.identity {
+    let mut config = match settings.identity.as_ref().zip(files.identity.as_ref()) {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let fault = |path: &Path, reason: String| TlsError::File { path: path.to_owned(), reason };
-            let chain = certificates(&read_file(certificate, &mut files)?)
-                .map_err(|reason| fault(certificate, reason))?;
-            let private = PrivateKeyDer::from_pem_slice(&read_file(key, &mut files)?)
+        Some(((certificate, key), (chain, private))) => {
+            let chain = certificates(chain).map_err(|reason| fault(certificate, reason))?;
+            let private = PrivateKeyDer::from_pem_slice(private)
                 .map_err(|error| fault(key, format!("no private key: {error}")))?;
             builder
                 .with_client_auth_cert(chain, private)
@@ -144,14 +163,7 @@ fn read(settings: &ClientSettings) -> Result<Current, TlsError> {
         }
     };
     config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    Ok(Current { files, config: Arc::new(config) })
-}
-
-fn read_file(path: &Path, files: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, TlsError> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| TlsError::File { path: path.to_owned(), reason: error.to_string() })?;
-    files.push(bytes.clone());
-    Ok(bytes)
+    Ok(Arc::new(config))
 }
 
 /// The certificates in a PEM text, of which there is one at least.

@@ -47,20 +47,20 @@ impl Secured {
     }
 
     /// A sidecar that trusts the authority, with more settings of TLS and others.
-    fn rig(&self, tls: Value, settings: Value) -> Rig {
+    fn rig(&self, tls: &Value, settings: Value) -> Rig {
         let mut tls_settings = json!({"server_name": NAME, "ca_file": self.path("ca.pem")});
         for (key, value) in tls.as_object().unwrap() {
             tls_settings[key] = value.clone();
         }
-        with_tls(self.front.address(), tls_settings, settings)
+        with_tls(self.front.address(), &tls_settings, settings)
     }
 }
 
-fn with_tls(target: SocketAddr, tls: Value, settings: Value) -> Rig {
-    with_upstream(target, json!({"tls": tls}), settings)
+fn with_tls(target: SocketAddr, tls: &Value, settings: Value) -> Rig {
+    with_upstream(target, &json!({"tls": tls}), settings)
 }
 
-fn with_upstream(target: SocketAddr, upstream: Value, mut settings: Value) -> Rig {
+fn with_upstream(target: SocketAddr, upstream: &Value, mut settings: Value) -> Rig {
     let mut whole = json!({"name": "backend", "listen": "127.0.0.1:0", "target": target.to_string()});
     for (key, value) in upstream.as_object().unwrap() {
         whole[key] = value.clone();
@@ -72,7 +72,7 @@ fn with_upstream(target: SocketAddr, upstream: Value, mut settings: Value) -> Ri
 #[tokio::test]
 async fn a_plain_request_reaches_a_pod_that_speaks_tls() {
     let secured = Secured::new(Script::Answer, None).await;
-    let rig = secured.rig(json!({}), json!({"protocol": "http1"}));
+    let rig = secured.rig(&json!({}), json!({"protocol": "http1"}));
     let mut client = rig.client().await;
     for _ in 0..2 {
         assert_eq!(client.get("/a").await.unwrap().text(), ANSWER);
@@ -88,7 +88,7 @@ async fn a_plain_request_reaches_a_pod_that_speaks_tls() {
 #[tokio::test]
 async fn any_protocol_goes_over_tls_with_half_an_end_and_without_losing_a_byte() {
     let secured = Secured::new(Script::Echo, None).await;
-    let rig = secured.rig(json!({"alpn": ["postgresql"]}), json!({"protocol": "tcp"}));
+    let rig = secured.rig(&json!({"alpn": ["postgresql"]}), json!({"protocol": "tcp"}));
     let mut stream = TcpStream::connect(rig.address).await.unwrap();
     let (mut read, mut write) = stream.split();
     let words: Vec<u8> = (0..4 << 20).map(|number: u32| (number % 251) as u8).collect();
@@ -113,7 +113,7 @@ async fn a_pod_that_is_not_who_it_should_be_is_not_spoken_to_and_the_line_says_w
         (json!({"server_name": "other.example.org"}), "not valid for name"),
         (json!({"ca_file": secured.path("other.pem")}), "UnknownIssuer"),
     ] {
-        let rig = secured.rig(tls, json!({}));
+        let rig = secured.rig(&tls, json!({}));
         assert_eq!(rig.get("/").await.status, 503);
         let line = rig.line().await;
         assert_eq!(line.verdict(), (503, "UF", vec!["connect_tls_failed".to_owned()]));
@@ -124,12 +124,12 @@ async fn a_pod_that_is_not_who_it_should_be_is_not_spoken_to_and_the_line_says_w
         .await
         .unwrap();
     let tls = json!({"ca_file": secured.path("ca.pem")});
-    let rig = with_tls(plain.address(), tls, json!({"protocol": "tcp", "timeouts": {"connect": "500ms"}}));
+    let rig = with_tls(plain.address(), &tls, json!({"protocol": "tcp", "timeouts": {"connect": "500ms"}}));
     let (bytes, end) = Client::connect(rig.address).await.unwrap().end().await;
     assert_eq!((bytes.len(), end), (0, End::Reset));
     assert_eq!(rig.line().await.flags(), "UF");
 
-    let rig = with_tls(secured.front.address(), json!({"insecure_skip_verify": true}), json!({}));
+    let rig = with_tls(secured.front.address(), &json!({"insecure_skip_verify": true}), json!({}));
     assert_eq!(rig.get("/").await.text(), ANSWER, "unless nobody is to look");
 }
 
@@ -141,10 +141,10 @@ async fn a_pod_that_asks_for_a_certificate_gets_ours() {
     secured.write("tls.crt", &ours.certificate);
     secured.write("tls.key", &ours.key);
     let files = json!({"cert_file": secured.path("tls.crt"), "key_file": secured.path("tls.key")});
-    let rig = secured.rig(files, json!({}));
+    let rig = secured.rig(&files, json!({}));
     assert_eq!(rig.get("/").await.text(), ANSWER);
     assert!(secured.front.handshakes()[0].certificate);
-    let without = secured.rig(json!({}), json!({"retry": {"attempts": 0}}));
+    let without = secured.rig(&json!({}), json!({"retry": {"attempts": 0}}));
     assert_eq!(without.get("/").await.status, 503);
 }
 
@@ -156,7 +156,7 @@ async fn tls_of_the_clients_own_passes_through_with_its_name_in_the_line() {
         // A sidecar with TLS is as good a client of TLS as any.
         let target = with_tls(
             through.address,
-            json!({"server_name": NAME, "ca_file": secured.path("ca.pem")}),
+            &json!({"server_name": NAME, "ca_file": secured.path("ca.pem")}),
             json!({}),
         );
         assert_eq!(target.get("/").await.text(), ANSWER);
@@ -171,7 +171,7 @@ async fn tls_of_the_clients_own_passes_through_with_its_name_in_the_line() {
 async fn a_tunnel_goes_over_tls_too() {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
     let secured = Secured::new(Script::EchoAfter(Bytes::from_static(switch.as_bytes())), None).await;
-    let rig = secured.rig(json!({}), json!({}));
+    let rig = secured.rig(&json!({}), json!({}));
     let mut client = rig.client().await;
     client
         .send("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello")
@@ -191,7 +191,7 @@ async fn pods_are_told_who_the_client_is_one_client_to_a_connection() {
     {
         let proxy = json!({"proxy_protocol": version});
         let before = pod.connections();
-        let rig = with_upstream(pod.address(), proxy, json!({"protocol": "tcp"}));
+        let rig = with_upstream(pod.address(), &proxy, json!({"protocol": "tcp"}));
         let mut client = rig.client().await;
         client.send("hello").await.unwrap();
         let complete = || pod.received().get(before).is_some_and(|bytes| bytes.ends_with(b"hello"));
@@ -220,7 +220,7 @@ async fn pods_are_told_who_the_client_is_one_client_to_a_connection() {
 async fn a_request_never_goes_over_a_connection_that_was_opened_for_another_client() {
     // The line is none of a request's, so this pod takes it for the beginning of a head: each answer is to one.
     let listener = tokio::net::TcpListener::bind(ANY).await.unwrap();
-    let rig = with_upstream(listener.local_addr().unwrap(), json!({"proxy_protocol": "v1"}), json!({}));
+    let rig = with_upstream(listener.local_addr().unwrap(), &json!({"proxy_protocol": "v1"}), json!({}));
     let pod = tokio::spawn(async move {
         let mut seen = Vec::new();
         for _ in 0..2 {
@@ -275,7 +275,7 @@ fn files_that_cannot_be_used_are_all_told_at_the_start() {
 #[tokio::test]
 async fn a_silent_client_does_not_keep_a_pod_behind_tls_from_greeting() {
     let secured = Secured::new(Script::Greet(Bytes::from_static(b"220 mail\r\n")), None).await;
-    let rig = secured.rig(json!({}), json!({}));
+    let rig = secured.rig(&json!({}), json!({}));
     let mut client = TcpStream::connect(rig.address).await.unwrap();
     let mut greeting = [0; 10];
     timeout(Duration::from_secs(10), client.read_exact(&mut greeting)).await.unwrap().unwrap();

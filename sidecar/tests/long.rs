@@ -1,0 +1,202 @@
+//! What lasts long, with the clock in the test's hand: one worker in this runtime, on real sockets.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::advance;
+use whichpod_access_log::{Destination, Filter, Log, Writer};
+use whichpod_config::{Outcome, load};
+use whichpod_sidecar::io::Downstream;
+use whichpod_sidecar::site::Site;
+use whichpod_sidecar::worker::{Shared, Worker, spawn};
+use whichpod_sidecar::{connection, log_format};
+use whichpod_upstream::{Balance, Discovery, Host, Options, Settings, Target, TargetPort, hickory};
+
+const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
+
+/// Runs a test whose clock stands still while anything can be done, and jumps to the next timer otherwise.
+fn paused<F: Future>(test: impl FnOnce() -> F) -> F::Output {
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build_local(LocalOptions::default()).unwrap();
+    runtime.block_on(async { test().await })
+}
+
+/// A worker that serves one connection, both ends of it, and the log.
+struct Served {
+    client: TcpStream,
+    pods: TcpListener,
+    worker: Rc<Worker>,
+    log: RefCell<Option<Writer>>,
+    path: PathBuf,
+    _folder: TempDir,
+}
+
+impl Served {
+    async fn new(protocol: &str) -> Self {
+        let pods = TcpListener::bind(ANY).await.unwrap();
+        let address = pods.local_addr().unwrap();
+        let upstream = json!({"name": "backend", "listen": "127.0.0.1:0", "target": address.to_string(), "protocol": protocol});
+        let document = json!({"upstreams": [upstream]}).to_string();
+        let environment = BTreeMap::from([("WHICHPOD_CONFIG".to_owned(), document)]);
+        let loaded = load(std::iter::empty::<OsString>(), &environment, &log_format::checks());
+        let Ok(Outcome::Run { config, .. }) = loaded else { panic!("{loaded:?}") };
+        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        let resolver = hickory(Some(vec![nobody]), "/dev/null".into()).unwrap();
+        let discovery = Discovery::new(resolver, Options::default());
+        let settings = Settings {
+            name: "backend".into(),
+            target: Target { host: Host::Ip(address.ip()), port: TargetPort::Number(address.port()) },
+            fallback: None,
+            balance: Balance::RoundRobin,
+            lazy: false,
+        };
+        let site = Arc::new(Site::new(config.upstreams[0].clone(), discovery.add(settings), None));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (log, writer) = Log::open(Destination::File(path.clone())).unwrap();
+        let format = log_format::compile("json").unwrap().format;
+        let shared = Arc::new(Shared::new(vec![Arc::clone(&site)], format, Filter::default()));
+        let worker = Rc::new(Worker::new(shared, log.worker()));
+
+        let listener = TcpListener::bind(ANY).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, remote) = listener.accept().await.unwrap();
+        let downstream = Rc::new(Downstream::new(1, remote, stream.local_addr().unwrap()));
+        let serving = Rc::clone(&worker);
+        spawn(async move { connection::serve(serving, site, stream, downstream).await });
+        Self { client, pods, worker, log: RefCell::new(Some(writer)), path, _folder: folder }
+    }
+
+    async fn pod(&self) -> TcpStream {
+        self.pods.accept().await.unwrap().0
+    }
+
+    /// All lines so far; the log is closed by that.
+    fn lines(&self) -> Vec<Value> {
+        assert!(!self.worker.flush_log());
+        self.log.take().unwrap().shutdown(Duration::from_secs(10));
+        let text = std::fs::read_to_string(&self.path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+async fn pass(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
+    from.write_all(bytes).await.unwrap();
+    let mut passed = vec![0; bytes.len()];
+    to.read_exact(&mut passed).await.unwrap();
+    assert_eq!(passed, bytes);
+}
+
+async fn is_over(mut stream: TcpStream) {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+}
+
+#[test]
+fn a_databases_pod_is_known_while_it_is_used() {
+    paused(|| async {
+        let mut served = Served::new("tcp").await;
+        let mut pod = served.pod().await;
+        pass(&mut served.client, &mut pod, b"hello").await;
+        advance(Duration::from_millis(9_900)).await;
+        pass(&mut pod, &mut served.client, b"hi").await;
+        for _ in 0..3 {
+            advance(Duration::from_secs(10)).await;
+            pass(&mut served.client, &mut pod, b"x").await;
+        }
+        let address = pod.local_addr().unwrap().to_string();
+        served.client.shutdown().await.unwrap();
+        is_over(pod).await;
+        let mut rest = Vec::new();
+        served.client.read_to_end(&mut rest).await.unwrap();
+        tokio::task::yield_now().await;
+        let lines = served.lines();
+        let [open, end] = &lines[..] else {
+            panic!("one line while it is open, and one at its end: {lines:#?}")
+        };
+        assert_eq!((&open["open"], &end["open"]), (&json!(true), &json!(false)));
+        for line in &lines {
+            assert_eq!(line["upstream_host"], address);
+            assert_eq!(line["connection_id"], 1);
+        }
+        assert_eq!(
+            (&open["attempts"][0]["reason"], &end["attempts"][0]["reason"]),
+            (&json!("open"), &json!("ok"))
+        );
+        assert!((10_000..20_000).contains(&open["duration_ms"].as_u64().unwrap()), "{open}");
+        assert!(end["duration_ms"].as_u64().unwrap() >= 39_900, "{end}");
+        assert_eq!((&end["bytes_received"], &end["bytes_sent"]), (&json!(8), &json!(2)));
+    });
+}
+
+#[test]
+fn a_short_connection_has_one_line() {
+    paused(|| async {
+        let mut served = Served::new("tcp").await;
+        let mut pod = served.pod().await;
+        pass(&mut served.client, &mut pod, b"hello").await;
+        advance(Duration::from_secs(9)).await;
+        served.client.shutdown().await.unwrap();
+        is_over(pod).await;
+        let mut rest = Vec::new();
+        served.client.read_to_end(&mut rest).await.unwrap();
+        tokio::task::yield_now().await;
+        assert_eq!(served.lines().len(), 1);
+    });
+}
+
+#[test]
+fn a_tunnel_that_lasts_has_a_line_while_it_is_open() {
+    paused(|| async {
+        let mut served = Served::new("auto").await;
+        let ask = b"GET /chat HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+        served.client.write_all(ask).await.unwrap();
+        let mut pod = served.pod().await;
+        let mut received = Vec::new();
+        while !received.ends_with(b"\r\n\r\n") {
+            pod.read_buf(&mut received).await.unwrap();
+        }
+        let switch = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
+        pod.write_all(switch).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            served.client.read_buf(&mut answer).await.unwrap();
+        }
+        advance(Duration::from_secs(11)).await;
+        pass(&mut pod, &mut served.client, b"hi").await;
+        served.client.shutdown().await.unwrap();
+        is_over(pod).await;
+        let mut rest = Vec::new();
+        served.client.read_to_end(&mut rest).await.unwrap();
+        tokio::task::yield_now().await;
+        let lines = served.lines();
+        let seen: Vec<_> = lines.iter().map(|line| (&line["open"], &line["status"], &line["path"])).collect();
+        let (status, path) = (json!(101), json!("/chat"));
+        assert_eq!(seen, [(&json!(true), &status, &path), (&json!(false), &status, &path)]);
+    });
+}
+
+#[test]
+fn a_client_that_says_nothing_has_a_server_asked_after_a_quarter_of_a_second_and_not_before() {
+    paused(|| async {
+        let served = Served::new("auto").await;
+        let accepted = tokio::time::Instant::now();
+        let pod = served.pod().await;
+        let waited = accepted.elapsed();
+        assert!((250..300).contains(&waited.as_millis()), "{waited:?}");
+        drop(pod);
+    });
+}
