@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use rustls::pki_types::ServerName;
 use tokio::runtime::{Builder, LocalOptions, Runtime};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,12 +18,14 @@ use whichpod_runtime::exit::Exit;
 use whichpod_runtime::limits;
 use whichpod_runtime::readiness::{Pending, Readiness};
 use whichpod_runtime::shutdown::{Shutdown, Signal, Signals, Trigger};
+use whichpod_runtime::tls::{Client, ClientSettings};
 use whichpod_upstream::{Discovery, Options, Upstream, hickory};
 
 use crate::admin::{self, Admin};
 use crate::listener::{Crew, Handed, accept, receive};
 use crate::log_format;
 use crate::site::Site;
+use crate::transport::Tls;
 use crate::worker::{Shared, Worker};
 use crate::{health_check, memory, translate};
 
@@ -49,6 +52,9 @@ pub enum StartError {
     /// There is nobody to ask about names.
     #[error("dns: {0}")]
     Dns(#[from] whichpod_upstream::ResolverError),
+    /// Files of TLS that cannot be used, all of them.
+    #[error("{}", .0.join("\n"))]
+    Tls(Vec<String>),
     /// The access log's format; checked with the configuration already.
     #[error("access_log.format: {0}")]
     Format(#[from] whichpod_access_log::FormatError),
@@ -68,6 +74,7 @@ impl StartError {
             Self::Bind(_) => Exit::Unavailable,
             Self::Log(_) => Exit::IoErr,
             Self::Dns(_) => Exit::Config,
+            Self::Tls(_) => Exit::NoInput,
             Self::Format(_) | Self::Filter(_) => Exit::Usage,
             Self::System(_) => Exit::OsErr,
         }
@@ -107,10 +114,11 @@ pub fn build(config: Config, diagnostics: Option<Diagnostics>) -> Result<Bound, 
     let bound = bind_all(&config).map_err(StartError::Bind)?;
     let control = Builder::new_current_thread().enable_all().build()?;
     let upstreams = discover(&control, &config)?;
+    let tls = load_tls(&control, &config).map_err(StartError::Tls)?;
     let (log, writer) = Log::open(Destination::from_path(config.access_log.path.as_deref()))?;
 
-    let sites: Vec<_> = std::iter::zip(&config.upstreams, upstreams)
-        .map(|(settings, upstream)| Arc::new(Site::new(settings.clone(), upstream)))
+    let sites: Vec<_> = std::iter::zip(&config.upstreams, std::iter::zip(upstreams, tls))
+        .map(|(settings, (upstream, tls))| Arc::new(Site::new(settings.clone(), upstream, tls)))
         .collect();
     let shared = Arc::new(Shared::new(sites, format, filter));
     let (stop_workers, workers_stop) = Shutdown::new();
@@ -307,6 +315,36 @@ fn discover(control: &Runtime, config: &Config) -> Result<Vec<Arc<Upstream>>, St
     Ok(config.upstreams.iter().map(|upstream| discovery.add(translate::settings(upstream))).collect())
 }
 
+/// For each upstream what its files say; they are followed from now on.
+fn load_tls(control: &Runtime, config: &Config) -> Result<Vec<Option<Tls>>, Vec<String>> {
+    let mut errors = Vec::new();
+    let mut all = Vec::with_capacity(config.upstreams.len());
+    for upstream in &config.upstreams {
+        let Some(tls) = &upstream.tls else {
+            all.push(None);
+            continue;
+        };
+        let settings = ClientSettings {
+            authorities: tls.ca_file.clone(),
+            identity: tls.client_certificate.as_ref().map(|f| (f.cert_file.clone(), f.key_file.clone())),
+            alpn: tls.alpn.clone(),
+            insecure: tls.insecure_skip_verify,
+        };
+        // A checked name is a valid one.
+        let name = ServerName::try_from(tls.server_name.clone()).map_err(|error| error.to_string());
+        match Client::load(settings).map_err(|error| error.to_string()).and_then(|client| Ok((client, name?)))
+        {
+            Ok((client, name)) => {
+                let client = Arc::new(client);
+                control.spawn(Arc::clone(&client).follow());
+                all.push(Some(Tls { client, name }));
+            }
+            Err(error) => errors.push(format!("upstream {}: tls: {error}", upstream.name)),
+        }
+    }
+    if errors.is_empty() { Ok(all) } else { Err(errors) }
+}
+
 fn start_workers(
     size: usize,
     listeners: Vec<TcpListener>,
@@ -372,7 +410,7 @@ fn run_worker(
 /// Closes idle connections to pods that have left the answer, for as long as the worker runs.
 async fn drop_gone(worker: Rc<Worker>, mut published: tokio::sync::watch::Receiver<u64>) {
     while published.changed().await.is_ok() {
-        worker.pool.borrow_mut().drop_gone();
+        worker.drop_gone();
     }
 }
 
@@ -412,8 +450,9 @@ async fn drain(state: &Admin) {
         let shared = &state.shared;
         let (busy, quiet) = if settings.native_sidecar {
             // The app has ended: whoever could send another request is gone. A response that has ended is written out in
-            // the same turn, or waits for its client.
-            (shared.requests_active() > 0 || shared.connections_blocked() > 0, LOOK)
+            // the same turn, or waits for its client. A connection that the app has left waits only for its pod's reading.
+            let waits = shared.connections_blocked() > 0 || shared.tunnels_wanted() > 0;
+            (shared.requests_active() > 0 || waits, LOOK)
         } else {
             // The app is still at work, and may open connections.
             (shared.connections_active() > 0, QUIET)

@@ -10,12 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::error::{Broken, Failure};
 use crate::exchange::Exchange;
 use crate::headers::forbidden_in_trailers;
+use crate::http2;
+use crate::incoming::{BodyError, Incoming};
+use crate::peer::Peer;
 use crate::upstream_connection::UpstreamConnection;
 
 /// How long what a client still sends is read and thrown away after its response, so that it gets to read
@@ -79,7 +81,8 @@ impl BodyProgress {
         // Who waits for "100 Continue" has sent nothing, and reading would ask for it.
         let asked_for = self.moved.get().is_some() || !self.expects_continue.get();
         let incoming = self.incoming.take();
-        if let (false, true, Some(incoming)) = (self.is_over(), asked_for, incoming) {
+        // Over HTTP/2 the stream is reset, and the connection goes on.
+        if let (false, true, Some(incoming @ Incoming::Http1(_))) = (self.is_over(), asked_for, incoming) {
             crate::worker::spawn(throw_away(incoming, Rc::clone(self)));
         }
     }
@@ -100,7 +103,7 @@ impl BodyProgress {
         }
     }
 
-    fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut place = self.incoming.borrow_mut();
         let Some(incoming) = &mut *place else { return Poll::Ready(None) };
         let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
@@ -119,8 +122,8 @@ impl BodyProgress {
                 self.keep_frame(frame);
             }
             Some(Err(error)) => {
-                let malformed = !error.is_incomplete_message() && is_malformed(error);
-                let failure = if malformed { Failure::BadRequestBody } else { Failure::ClientGone };
+                let failure =
+                    if error.is_malformed() { Failure::BadRequestBody } else { Failure::ClientGone };
                 self.failure.set(Some(failure));
             }
             None => self.ended.set(Some(Instant::now())),
@@ -168,12 +171,12 @@ impl Kept {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(streamed) = &mut self.0 else { return Poll::Ready(None) };
         if let Some(replay) = &mut streamed.replay {
             if let Some(frame) = replay.next() {
@@ -223,17 +226,49 @@ async fn throw_away(mut incoming: Incoming, progress: Rc<BodyProgress>) {
 
 /// A response's body on its way to the client; writes the request's line when it ends.
 pub enum ResponseBody {
+    /// None: the line is not written here.
+    Empty,
     /// Made here.
     Local(Option<Bytes>, Box<Exchange>),
+    /// There is no response: the request was malformed, and its HTTP/2 stream is reset.
+    Malformed(Box<Exchange>),
     /// A pod's.
     Pod(PodBody),
+}
+
+/// What a response comes over.
+pub enum Link {
+    /// A connection of its own.
+    Http1(Box<UpstreamConnection>),
+    /// A stream of a shared one.
+    Http2(http2::Slot),
+}
+
+impl Link {
+    /// The pod.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        match self {
+            Self::Http1(connection) => &connection.peer,
+            Self::Http2(slot) => slot.peer(),
+        }
+    }
+
+    /// The connection has served before.
+    #[must_use]
+    pub fn reused(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.reused,
+            Self::Http2(slot) => slot.reused,
+        }
+    }
 }
 
 /// What a pod sends, and the connection it comes over.
 pub struct PodBody {
     incoming: Incoming,
     /// `None` once a task of its own drives it, or once it went back to the pool.
-    connection: Option<Box<UpstreamConnection>>,
+    link: Option<Link>,
     exchange: Box<Exchange>,
     ended: bool,
     /// How it ended, still to be told.
@@ -250,15 +285,18 @@ impl ResponseBody {
     /// A pod's body. While the client is still sending its request, a task of its own drives the connection,
     /// so that neither direction has to wait for the other.
     #[must_use]
-    pub fn pod(incoming: Incoming, connection: Box<UpstreamConnection>, exchange: Box<Exchange>) -> Self {
-        let mut body = PodBody { incoming, connection: None, exchange, ended: false, broken: None };
-        if body.exchange.request_is_complete() {
-            body.connection = Some(connection);
-            if body.incoming.is_end_stream() {
-                body.end(None);
+    pub fn pod(incoming: Incoming, link: Link, exchange: Box<Exchange>) -> Self {
+        let mut body = PodBody { incoming, link: None, exchange, ended: false, broken: None };
+        match link {
+            Link::Http1(connection) if !body.exchange.request_is_complete() => {
+                body.exchange.drive_apart(connection);
             }
-        } else {
-            body.exchange.drive_apart(connection);
+            link => {
+                body.link = Some(link);
+                if body.incoming.is_end_stream() {
+                    body.end(None);
+                }
+            }
         }
         Self::Pod(body)
     }
@@ -268,9 +306,10 @@ impl PodBody {
     /// The response is complete, or broken.
     fn end(&mut self, broken: Option<Broken>) {
         self.ended = true;
-        match (self.connection.take(), broken) {
-            (Some(connection), None) => self.exchange.give_back(connection),
-            (connection, _) => drop(connection),
+        match (self.link.take(), broken) {
+            (Some(Link::Http1(connection)), None) => self.exchange.give_back(connection),
+            (Some(Link::Http2(mut slot)), Some(_)) => slot.abort(),
+            (link, _) => drop(link),
         }
         self.exchange.end(broken);
     }
@@ -288,8 +327,8 @@ impl PodBody {
         Poll::Pending
     }
 
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(connection) = &mut self.connection else {
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(Link::Http1(connection)) = &mut self.link else {
             return Pin::new(&mut self.incoming).poll_frame(cx);
         };
         // hyper hands a frame over only to a body that was polled before, so: poll, drive, poll. Frames come from
@@ -324,11 +363,7 @@ impl PodBody {
                 self.end(None);
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => {
-                let broken =
-                    if is_malformed(&error) { Broken::UpstreamProtocol } else { Broken::UpstreamClosed };
-                self.break_off(broken, cx)
-            }
+            Poll::Ready(Some(Err(error))) => self.break_off(broken_by(&error), cx),
             Poll::Pending => match self.exchange.interrupted(cx) {
                 Some(failure) => {
                     let broken = match failure {
@@ -353,40 +388,52 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
+            Self::Empty => Poll::Ready(None),
             Self::Local(text, exchange) => Poll::Ready(text.take().map(|text| {
                 exchange.sent(text.len());
                 exchange.end(None);
                 Ok(Frame::data(text))
             })),
+            Self::Malformed(_) => Poll::Ready(None),
             Self::Pod(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Empty => true,
             Self::Local(text, _) => text.is_none(),
+            Self::Malformed(_) => true,
             Self::Pod(body) => body.ended && body.broken.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Empty => SizeHint::with_exact(0),
             Self::Local(text, _) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Self::Malformed(_) => SizeHint::with_exact(0),
             Self::Pod(body) => body.incoming.size_hint(),
         }
     }
 }
 
-/// True if the bytes of the body themselves are wrong, rather than the connection they came over.
-fn is_malformed(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            return matches!(io.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
+/// How a response ended whose body has this error.
+fn broken_by(error: &BodyError) -> Broken {
+    match error {
+        BodyError::Http2(error) if error.is_library() => {
+            if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+                Broken::LocalReset
+            } else {
+                Broken::UpstreamProtocol
+            }
         }
-        source = cause.source();
+        BodyError::Http2(error) if error.is_reset() => {
+            Broken::UpstreamReset(error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR))
+        }
+        error if error.is_malformed() => Broken::UpstreamProtocol,
+        _ => Broken::UpstreamClosed,
     }
-    false
 }
 
 fn strip_forbidden_trailers(trailers: &mut HeaderMap) {

@@ -1,5 +1,6 @@
 //! Why a request failed, and the one table from that to status code, response flag and details.
 
+use h2::Reason;
 use http::StatusCode;
 use whichpod_access_log::Flags;
 
@@ -18,6 +19,12 @@ pub enum Failure {
     Closed,
     /// The pod reset the connection before a response.
     Reset,
+    /// The pod reset the stream before a response.
+    StreamReset,
+    /// The pod did not take the stream, and has done nothing about it.
+    StreamRefused,
+    /// The stream was reset here, because the pod sent more than is accepted.
+    LocalReset,
     /// The pod's response is not HTTP.
     UpstreamProtocol,
     /// The pod took longer than the configured time.
@@ -34,12 +41,29 @@ pub enum Failure {
     RequestIdle,
     /// The request breaks HTTP's rules; what about it.
     BadRequest(&'static str),
+    /// The request's head is larger than is accepted.
+    HeadTooLarge,
     /// The request's body breaks HTTP's rules.
     BadRequestBody,
     /// A method that this proxy does not forward.
     MethodNotSupported,
     /// The client went away.
     ClientGone,
+}
+
+impl Failure {
+    /// The reason of an attempt that was given up here, as the access log has it.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::RequestTimeout => "response_timeout",
+            Self::PerTryTimeout => "per_try_timeout",
+            Self::StreamIdle | Self::RequestIdle => "idle_timeout",
+            Self::BadRequestBody => "request_body_malformed",
+            Self::Closed => "closed",
+            _ => "client_gone",
+        }
+    }
 }
 
 /// How the last connect failed.
@@ -51,6 +75,8 @@ pub enum ConnectFailure {
     Timeout,
     /// The network says that the address cannot be reached.
     Unreachable,
+    /// TLS could not be agreed upon.
+    Tls,
     /// No local port, descriptor or memory for another connection.
     Local,
     /// Something else.
@@ -65,6 +91,7 @@ impl ConnectFailure {
             Self::Refused => "connect_refused",
             Self::Timeout => "connect_timeout",
             Self::Unreachable => "connect_unreachable",
+            Self::Tls => "connect_tls_failed",
             Self::Local => "connect_local_error",
             Self::Other => "connect_failed",
         }
@@ -127,6 +154,9 @@ pub const fn verdict(failure: Failure) -> Verdict {
             match how {
                 ConnectFailure::Timeout => "upstream_reset_before_response_started{connection_timeout}",
                 ConnectFailure::Local => "upstream_reset_before_response_started{local_connection_failure}",
+                ConnectFailure::Tls => {
+                    "upstream_reset_before_response_started{remote_connection_failure|TLS_error}"
+                }
                 ConnectFailure::Refused | ConnectFailure::Unreachable | ConnectFailure::Other => {
                     "upstream_reset_before_response_started{remote_connection_failure}"
                 }
@@ -135,6 +165,7 @@ pub const fn verdict(failure: Failure) -> Verdict {
                 ConnectFailure::Refused => "no pod took the connection: refused",
                 ConnectFailure::Timeout => "no pod took the connection in time",
                 ConnectFailure::Unreachable => "no pod can be reached",
+                ConnectFailure::Tls => "no pod agreed on TLS",
                 ConnectFailure::Local => "no connection could be made from here",
                 ConnectFailure::Other => "no pod took the connection",
             },
@@ -150,6 +181,24 @@ pub const fn verdict(failure: Failure) -> Verdict {
             Flags::UPSTREAM_CLOSED,
             "upstream_reset_before_response_started{connection_reset}",
             "the pod reset the connection before it answered",
+        ),
+        F::StreamReset => row(
+            UNAVAILABLE,
+            Flags::UPSTREAM_RESET,
+            "upstream_reset_before_response_started{remote_reset}",
+            "the pod reset the stream before it answered",
+        ),
+        F::StreamRefused => row(
+            UNAVAILABLE,
+            Flags::UPSTREAM_RESET,
+            "upstream_reset_before_response_started{remote_refused_stream_reset}",
+            "the pod refused the stream",
+        ),
+        F::LocalReset => row(
+            UNAVAILABLE,
+            Flags::LOCAL_RESET,
+            "upstream_reset_before_response_started{local_reset}",
+            "the pod's answer is larger than is accepted",
         ),
         F::UpstreamProtocol => row(
             StatusCode::BAD_GATEWAY,
@@ -203,6 +252,13 @@ pub const fn verdict(failure: Failure) -> Verdict {
             what,
             close: true,
         },
+        F::HeadTooLarge => Verdict {
+            status: Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            flags: Flags::DOWNSTREAM_PROTOCOL,
+            details: "request_headers_too_large",
+            what: "the request's head is too large",
+            close: true,
+        },
         F::BadRequestBody => Verdict {
             status: Some(StatusCode::BAD_REQUEST),
             flags: Flags::DOWNSTREAM_PROTOCOL,
@@ -239,6 +295,12 @@ pub enum Broken {
     /// The pod closed or reset the connection inside its response.
     #[error("the pod closed the connection inside its response")]
     UpstreamClosed,
+    /// The pod reset the stream inside its response, for this reason.
+    #[error("the pod reset the stream inside its response: {0}")]
+    UpstreamReset(Reason),
+    /// The stream was reset here, because the pod sent more than is accepted.
+    #[error("the pod sent more than is accepted")]
+    LocalReset,
     /// The pod's response breaks HTTP's rules inside its body.
     #[error("the pod's response body is malformed")]
     UpstreamProtocol,
@@ -253,6 +315,19 @@ pub enum Broken {
     ClientGone,
 }
 
+impl Broken {
+    /// What an HTTP/2 client is told. The pod's own word is passed on, unless it would say that nothing has happened.
+    #[must_use]
+    pub const fn reset(self) -> Reason {
+        match self {
+            Self::UpstreamReset(Reason::NO_ERROR | Reason::REFUSED_STREAM) => Reason::INTERNAL_ERROR,
+            Self::UpstreamReset(reason) => reason,
+            Self::UpstreamClosed | Self::LocalReset | Self::UpstreamProtocol => Reason::INTERNAL_ERROR,
+            Self::Timeout | Self::Idle | Self::ClientGone => Reason::CANCEL,
+        }
+    }
+}
+
 /// The table for responses that had begun: flag and details.
 #[must_use]
 pub const fn broken(how: Broken) -> (Flags, &'static str) {
@@ -260,12 +335,46 @@ pub const fn broken(how: Broken) -> (Flags, &'static str) {
         Broken::UpstreamClosed => {
             (Flags::UPSTREAM_CLOSED, "upstream_reset_after_response_started{connection_termination}")
         }
+        Broken::UpstreamReset(_) => {
+            (Flags::UPSTREAM_RESET, "upstream_reset_after_response_started{remote_reset}")
+        }
+        Broken::LocalReset => (Flags::LOCAL_RESET, "upstream_reset_after_response_started{local_reset}"),
         Broken::UpstreamProtocol => {
             (Flags::UPSTREAM_PROTOCOL, "upstream_reset_after_response_started{protocol_error}")
         }
         Broken::Timeout => (Flags::UPSTREAM_TIMEOUT, "upstream_response_timeout"),
         Broken::Idle => (Flags::STREAM_IDLE, "stream_idle_timeout"),
         Broken::ClientGone => (Flags::DOWNSTREAM_CLOSED, "downstream_remote_disconnect"),
+    }
+}
+
+/// How a TCP connection or a tunnel ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Both sides said that they were done, the client first.
+    ByClient,
+    /// Both sides said that they were done, the pod first.
+    ByPod,
+    /// The client reset the connection, or is gone.
+    ClientReset,
+    /// The pod reset the connection, or is gone.
+    PodReset,
+    /// Nothing moved for the configured time.
+    Idle,
+    /// It was cut by the end of this process.
+    Shutdown,
+}
+
+/// The table for TCP connections and tunnels: flag and details.
+#[must_use]
+pub const fn ended(how: Ended) -> (Flags, &'static str) {
+    match how {
+        Ended::ByClient => (Flags::EMPTY, "downstream_remote_close"),
+        Ended::ByPod => (Flags::EMPTY, "upstream_remote_close"),
+        Ended::ClientReset => (Flags::DOWNSTREAM_CLOSED, "downstream_remote_disconnect"),
+        Ended::PodReset => (Flags::UPSTREAM_CLOSED, "upstream_remote_disconnect"),
+        Ended::Idle => (Flags::STREAM_IDLE, "tcp_session_idle_timeout"),
+        Ended::Shutdown => (Flags::LOCAL_RESET, "shutdown"),
     }
 }
 
@@ -280,10 +389,14 @@ mod tests {
         (Failure::Connect(ConnectFailure::Refused), 503, "UF"),
         (Failure::Connect(ConnectFailure::Timeout), 503, "UF"),
         (Failure::Connect(ConnectFailure::Unreachable), 503, "UF"),
+        (Failure::Connect(ConnectFailure::Tls), 503, "UF"),
         (Failure::Connect(ConnectFailure::Local), 503, "UF"),
         (Failure::Connect(ConnectFailure::Other), 503, "UF"),
         (Failure::Closed, 503, "UC"),
         (Failure::Reset, 503, "UC"),
+        (Failure::StreamReset, 503, "UR"),
+        (Failure::StreamRefused, 503, "UR"),
+        (Failure::LocalReset, 503, "LR"),
         (Failure::UpstreamProtocol, 502, "UPE"),
         (Failure::RequestTimeout, 504, "UT"),
         (Failure::PerTryTimeout, 504, "UT"),
@@ -292,6 +405,7 @@ mod tests {
         (Failure::StreamIdle, 504, "SI"),
         (Failure::RequestIdle, 408, "SI"),
         (Failure::BadRequest("two Host headers"), 400, "DPE"),
+        (Failure::HeadTooLarge, 431, "DPE"),
         (Failure::BadRequestBody, 400, "DPE"),
         (Failure::ClientGone, 0, "DC"),
     ];

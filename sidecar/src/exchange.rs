@@ -1,4 +1,4 @@
-//! One request from its head to its line in the access log.
+//! One request (or TCP connection) from its beginning to its line in the access log.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use tokio::time::{Instant, Sleep};
 use whichpod_access_log::{Attempt, Flags, Needs, Record};
@@ -17,15 +17,31 @@ use whichpod_config::Timeouts;
 use whichpod_upstream::{Choice, Endpoint, Outcome};
 
 use crate::body::{BodyProgress, RequestBody};
-use crate::error::{Broken, Failure, Verdict, broken};
+use crate::error::{Broken, Ended, Failure, Verdict, broken, ended};
+use crate::grpc;
 use crate::io::Downstream;
 use crate::limits::{self, Permit};
+use crate::peer::Peer;
+use crate::pool::Owner;
+use crate::proxy_protocol;
 use crate::retry;
 use crate::site::Site;
+use crate::tunnel::Direction;
+use crate::upgrade::{self, Switch};
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::Worker;
 
-/// A running request: what is known of it, and what it holds. Its line is written when it ends, or when it
+/// What runs, and thus what is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Request,
+    /// A TCP connection.
+    Connection,
+    /// A connection that nobody has said a word on: if nothing comes of it, it leaves no trace.
+    Silent,
+}
+
+/// A running request (or TCP connection): what is known of it, and what it holds. Its line is written when it ends, or when it
 /// is dropped because the client went away.
 pub struct Exchange {
     /// What the line will say.
@@ -36,11 +52,20 @@ pub struct Exchange {
     pub worker: Rc<Worker>,
     /// The client's connection.
     pub downstream: Rc<Downstream>,
+    kind: Kind,
     started: Instant,
     attempt_started: Instant,
     response_started: Option<Instant>,
     body: Option<Rc<BodyProgress>>,
     endpoint: Option<Arc<Endpoint>>,
+    /// A gRPC call.
+    grpc: bool,
+    /// Bytes go both ways, whatever they mean.
+    tunnel: bool,
+    /// What the client asks its connection to become.
+    asked: Option<Switch>,
+    /// Counted as a tunnel that somebody waits for.
+    wanted: bool,
     /// What its pod is chosen by, where that is a hash.
     pub hash: Option<u64>,
     /// Its place among the requests under way, where these are limited.
@@ -55,24 +80,50 @@ impl Exchange {
     #[must_use]
     pub fn begin(worker: Rc<Worker>, site: Arc<Site>, downstream: Rc<Downstream>) -> Box<Self> {
         let started = downstream.begin_request();
-        let mut record = Record::new(SystemTime::now());
+        site.stats.requests_active.fetch_add(1, Relaxed);
+        let mut exchange = Self::new(worker, site, downstream, Kind::Request, started, SystemTime::now());
+        exchange.record.stream_id = Some(exchange.worker.shared.next_request.fetch_add(1, Relaxed));
+        exchange
+    }
+
+    /// Begins with a connection, which may yet turn out to be one for requests: see [`Self::is_tcp`].
+    #[must_use]
+    pub fn begin_connection(worker: Rc<Worker>, site: Arc<Site>, downstream: Rc<Downstream>) -> Box<Self> {
+        let started = downstream.accepted;
+        let now = SystemTime::now();
+        let start = now.checked_sub(started.elapsed()).unwrap_or(now);
+        Self::new(worker, site, downstream, Kind::Silent, started, start)
+    }
+
+    fn new(
+        worker: Rc<Worker>,
+        site: Arc<Site>,
+        downstream: Rc<Downstream>,
+        kind: Kind,
+        started: Instant,
+        start: SystemTime,
+    ) -> Box<Self> {
+        let mut record = Record::new(start);
         record.downstream_remote = Some(downstream.remote);
         record.downstream_local = Some(downstream.local);
         record.connection_id = Some(downstream.id);
         record.upstream = Some(Arc::clone(&site.config.name));
-        site.stats.requests_active.fetch_add(1, Relaxed);
-        record.stream_id = Some(worker.shared.next_request.fetch_add(1, Relaxed));
         Box::new(Self {
             record,
-            timers: Timers::new(&site.config.timeouts, site.config.retry.per_try_timeout),
+            timers: Timers::new(&site.config.timeouts, site.config.retry.per_try_timeout, started),
             site,
             worker,
             downstream,
+            kind,
             started,
             attempt_started: started,
             response_started: None,
             body: None,
             endpoint: None,
+            grpc: false,
+            tunnel: false,
+            asked: None,
+            wanted: false,
             hash: None,
             permit: None,
             retrying: None,
@@ -80,11 +131,36 @@ impl Exchange {
         })
     }
 
+    /// It is a TCP connection: it will have a line.
+    pub fn is_tcp(&mut self) {
+        self.kind = Kind::Connection;
+        self.downstream.begin_request();
+        self.site.stats.tcp_total.fetch_add(1, Relaxed);
+        self.site.stats.tcp_active.fetch_add(1, Relaxed);
+    }
+
+    /// What a pod is told about the client before its first byte, where that is wanted.
+    #[must_use]
+    pub fn introduction(&self) -> Option<bytes::Bytes> {
+        let version = self.site.config.proxy_protocol?;
+        Some(proxy_protocol::header(version, self.downstream.remote, self.downstream.local).into())
+    }
+
+    /// The only client's connection for which a pod's may be used again, where the pod was told who the client is.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.site.config.proxy_protocol.is_some().then_some(self.downstream.id)
+    }
+
     /// Takes what the log needs from the request's head, as it is sent on.
     pub fn request_head(&mut self, head: &Parts) {
         self.record.method = Some(head.method.clone());
         self.record.path = head.uri.path_and_query().cloned();
-        self.record.authority = head.headers.get(http::header::HOST).cloned();
+        self.record.authority = authority(head);
+        self.grpc = grpc::is_call(&head.method, &head.headers);
+        if self.grpc {
+            self.timers.deadline(self.started, grpc::timeout(&head.headers));
+        }
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.request_headers, &head.headers, &mut self.record.request_headers);
     }
@@ -92,6 +168,31 @@ impl Exchange {
     /// The request has a body; returns what it will tell about itself.
     pub fn request_body(&mut self) -> Rc<BodyProgress> {
         Rc::clone(self.body.get_or_insert_default())
+    }
+
+    /// True for a gRPC call: its errors are gRPC's.
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// The request's body once more, from its beginning; `None` if it cannot be sent again.
+    #[must_use]
+    pub fn body_again(&self) -> Option<RequestBody> {
+        self.body.as_ref().map_or(Some(RequestBody::empty()), RequestBody::again)
+    }
+
+    /// True if the request, with its body, can be sent again.
+    #[must_use]
+    pub fn body_is_replayable(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_kept())
+    }
+
+    /// The request will not be sent again.
+    pub fn forget_body(&self) {
+        if let Some(body) = &self.body {
+            body.forget();
+        }
     }
 
     /// True once the client has sent everything.
@@ -144,21 +245,21 @@ impl Exchange {
         self.record.transport_failure = Some(Cow::Borrowed(reason));
     }
 
-    /// The request is about to be sent on this connection.
-    pub fn attempt(&mut self, connection: &UpstreamConnection) {
-        let endpoint = &connection.endpoint;
+    /// The request is about to be sent on this connection; `reused`: it has served before.
+    pub fn attempt(&mut self, peer: &Peer, reused: bool) {
+        let endpoint = &peer.endpoint;
         self.record.attempts.push(Attempt {
             address: endpoint.address(),
-            pod: connection.pod.clone(),
+            pod: peer.pod.clone(),
             node: endpoint.node().cloned(),
             zone: endpoint.zone().cloned(),
             status: None,
             duration: Duration::ZERO,
             reason: "client_gone",
-            reused_connection: connection.reused,
+            reused_connection: reused,
             sent: true,
         });
-        self.record.upstream_local = connection.local;
+        self.record.upstream_local = peer.local;
         self.timers.attempt_begins();
         endpoint.counts().requests_total.fetch_add(1, Relaxed);
         endpoint.counts().requests_active.fetch_add(1, Relaxed);
@@ -175,6 +276,15 @@ impl Exchange {
         }
         self.record.transport_failure = Some(Cow::Borrowed(reason));
         self.release_endpoint(false);
+    }
+
+    /// The pod took the connection, which is all that it has to do where bytes are only passed on.
+    pub fn attempt_connected(&mut self) {
+        let duration = self.attempt_started.elapsed();
+        if let Some(attempt) = self.record.attempts.last_mut() {
+            attempt.duration = duration;
+            attempt.reason = "ok";
+        }
     }
 
     /// The pod answered.
@@ -227,12 +337,6 @@ impl Exchange {
         true
     }
 
-    /// The request's body once more, from its beginning; `None` if it cannot be sent again.
-    #[must_use]
-    pub fn body_again(&self) -> Option<RequestBody> {
-        self.body.as_ref().map_or(Some(RequestBody::empty()), RequestBody::again)
-    }
-
     /// What is read of the request's body is kept to be sent again, as far as it goes.
     pub fn keep_body(&self) {
         if let Some(body) = &self.body {
@@ -247,19 +351,6 @@ impl Exchange {
         body.size_hint().upper().is_some_and(|bytes| bytes <= most)
     }
 
-    /// True if the request, with its body, can be sent again.
-    #[must_use]
-    pub fn body_is_replayable(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| body.is_kept())
-    }
-
-    /// The request will not be sent again.
-    pub fn forget_body(&self) {
-        if let Some(body) = &self.body {
-            body.forget();
-        }
-    }
-
     /// Takes what the log needs from the response's head, as it is sent on.
     pub fn response_head(&mut self, status: StatusCode, version: http::Version, headers: &HeaderMap) {
         self.record.status = Some(status);
@@ -267,17 +358,23 @@ impl Exchange {
         self.record.details = Some(Cow::Borrowed("via_upstream"));
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.response_headers, headers, &mut self.record.response_headers);
+        if self.grpc {
+            self.record.grpc_status = grpc::status(headers);
+        }
     }
 
     /// Takes what the log needs from the response's trailers.
     pub fn response_trailers(&mut self, trailers: &HeaderMap) {
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.response_trailers, trailers, &mut self.record.response_trailers);
+        if self.grpc {
+            self.record.grpc_status = grpc::status(trailers).or(self.record.grpc_status);
+        }
     }
 
     /// The request fails with this verdict.
     pub fn failed(&mut self, verdict: &Verdict) {
-        self.record.status = verdict.status;
+        self.record.status = verdict.status.filter(|_| self.kind == Kind::Request);
         self.record.flags |= verdict.flags;
         self.record.details = Some(Cow::Borrowed(verdict.details));
     }
@@ -286,6 +383,83 @@ impl Exchange {
     pub fn sent(&mut self, bytes: usize) {
         self.record.bytes_sent += bytes as u64;
         self.timers.moved();
+    }
+
+    /// The client asks its connection to become something else.
+    pub fn ask(&mut self, switch: Switch) {
+        self.asked = Some(switch);
+    }
+
+    /// True if the pod agrees to what was asked.
+    ///
+    /// # Errors
+    /// As [`upgrade::switches`].
+    pub fn switches(&mut self, status: StatusCode, headers: &mut HeaderMap) -> Result<bool, Failure> {
+        self.tunnel = upgrade::switches(self.asked.as_ref(), status, headers)?;
+        Ok(self.tunnel)
+    }
+
+    /// True once the pod has agreed.
+    #[must_use]
+    pub fn is_switched(&self) -> bool {
+        self.tunnel
+    }
+
+    /// From now on bytes are passed on both ways, until [`Self::end_tunnel`].
+    pub fn begin_tunnel(&mut self) {
+        (self.tunnel, self.wanted) = (true, true);
+        self.body = None;
+        // It lasts for as long as both sides want.
+        self.timers.request = None;
+        self.site.stats.tunnels_wanted.fetch_add(1, Relaxed);
+    }
+
+    /// So many bytes went through the tunnel.
+    pub fn passed(&mut self, direction: Direction, bytes: usize) {
+        let bytes = bytes as u64;
+        let stats = &self.site.stats;
+        let (sum, count) = match direction {
+            Direction::ToPod => (&mut self.record.bytes_received, &stats.tcp_bytes_received),
+            Direction::ToClient => (&mut self.record.bytes_sent, &stats.tcp_bytes_sent),
+        };
+        *sum += bytes;
+        if self.kind == Kind::Connection {
+            // Not only at its end, which may be days away.
+            count.fetch_add(bytes, Relaxed);
+        }
+        self.timers.moved();
+    }
+
+    /// The client says nothing more, and the pod has all of it: nobody waits for the tunnel's end.
+    pub fn client_is_done(&mut self) {
+        if std::mem::replace(&mut self.wanted, false) {
+            self.site.stats.tunnels_wanted.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Writes a line of what is still running.
+    pub fn write_open_line(&mut self) {
+        self.record.open = true;
+        self.record.duration = self.started.elapsed();
+        self.worker.write_line(&self.record);
+        self.record.open = false;
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Ends the tunnel and writes its line.
+    pub fn end_tunnel(&mut self, how: Ended) {
+        let (flags, details) = ended(how);
+        self.record.flags |= flags;
+        // Of a request the details tell where its response came from, unless something went wrong.
+        if self.kind == Kind::Connection || !flags.is_empty() {
+            self.record.details = Some(Cow::Borrowed(details));
+        }
+        self.end(None);
     }
 
     /// The failure of a configured timeout that has passed; arms the timers otherwise.
@@ -310,22 +484,33 @@ impl Exchange {
 
     /// Ends the request and writes its line; further calls do nothing.
     pub fn end(&mut self, how: Option<Broken>) {
-        if std::mem::replace(&mut self.ended, true) {
+        if std::mem::replace(&mut self.ended, true) || self.kind == Kind::Silent {
             return;
         }
+        self.client_is_done();
         let now = Instant::now();
         if let Some(body) = self.body.as_ref().filter(|body| body.is_kept()) {
             body.abandon();
         }
         self.permit = None;
         self.downstream.end_request(now, self.body.clone());
+        if self.downstream.is_multiplexed() {
+            let abandoned = how == Some(Broken::ClientGone) && self.response_started.is_none();
+            self.downstream.count(abandoned, now - self.started);
+        }
         if let Some(how) = how {
             let (flags, details) = broken(how);
             self.record.flags |= flags;
             self.record.details = Some(Cow::Borrowed(details));
         }
+        if self.grpc && self.record.grpc_status.is_none() {
+            self.record.grpc_status = self.record.status.map(grpc::status_of_http);
+        }
         self.times(now);
-        let answered = self.record.status.is_some_and(|status| status.as_u16() < 500);
+        let answered = match self.kind {
+            Kind::Request => self.record.status.is_some_and(|status| status.as_u16() < 500),
+            Kind::Connection | Kind::Silent => true,
+        };
         self.release_endpoint(answered && self.record.flags.is_empty());
         self.count();
         self.worker.write_line(&self.record);
@@ -334,6 +519,9 @@ impl Exchange {
     fn times(&mut self, now: Instant) {
         let record = &mut self.record;
         record.duration = now - self.started;
+        if self.kind != Kind::Request {
+            return;
+        }
         match &self.body {
             None => record.request_duration = Some(Duration::ZERO),
             Some(body) => {
@@ -349,6 +537,11 @@ impl Exchange {
 
     fn count(&mut self) {
         let (stats, record) = (&self.site.stats, &self.record);
+        if self.kind == Kind::Connection {
+            stats.tcp_active.fetch_sub(1, Relaxed);
+            stats.flagged(record.flags);
+            return;
+        }
         stats.requests_active.fetch_sub(1, Relaxed);
         if self.retrying.take().is_some() {
             stats.retries_active.fetch_sub(1, Relaxed);
@@ -373,6 +566,11 @@ impl Drop for Exchange {
         if self.ended {
             return;
         }
+        if self.kind == Kind::Connection || self.tunnel {
+            // Only the end of the process drops what passes bytes on.
+            self.end_tunnel(Ended::Shutdown);
+            return;
+        }
         // Dropped before its end: whoever asked is no longer there.
         if self.record.status.is_none() {
             self.record.flags = Flags::EMPTY;
@@ -390,6 +588,14 @@ struct Retrying {
     _permit: Option<Permit>,
 }
 
+/// Host, or `:authority` of HTTP/2.
+fn authority(head: &Parts) -> Option<HeaderValue> {
+    if let Some(host) = head.headers.get(http::header::HOST) {
+        return Some(host.clone());
+    }
+    HeaderValue::from_str(head.uri.authority()?.as_str()).ok()
+}
+
 /// Moves bytes until the connection can serve again, or has ended.
 async fn drive_to_end(worker: Rc<Worker>, mut connection: Box<UpstreamConnection>) {
     std::future::poll_fn(|cx| {
@@ -402,6 +608,8 @@ async fn drive_to_end(worker: Rc<Worker>, mut connection: Box<UpstreamConnection
 /// The timeouts of one request; off unless configured, and then no timer exists.
 struct Timers {
     request: Option<Duration>,
+    /// The time a gRPC call has, from its head on.
+    deadline: Option<Instant>,
     per_try: Option<Duration>,
     idle: Option<Duration>,
     per_try_timer: Option<Pin<Box<Sleep>>>,
@@ -413,17 +621,26 @@ struct Timers {
 }
 
 impl Timers {
-    fn new(timeouts: &Timeouts, per_try: Option<Duration>) -> Self {
+    fn new(timeouts: &Timeouts, per_try: Option<Duration>, started: Instant) -> Self {
         Self {
             request: timeouts.request,
+            deadline: None,
             per_try,
             idle: timeouts.idle,
             per_try_timer: None,
             awaiting: false,
             request_timer: None,
             idle_timer: None,
-            moved: Instant::now(),
+            moved: started,
         }
+    }
+
+    /// The caller's own deadline; the configured time caps it, as it caps Envoy's.
+    fn deadline(&mut self, started: Instant, asked: Option<Duration>) {
+        let Some(asked) = asked else { return };
+        let limit = self.request.map_or(asked, |limit| limit.min(asked));
+        self.deadline = Some(started + limit);
+        self.request = None;
     }
 
     fn attempt_begins(&mut self) {
@@ -443,6 +660,13 @@ impl Timers {
 
     fn poll(&mut self, cx: &mut Context<'_>, body: Option<&BodyProgress>) -> Option<Failure> {
         let complete = body.is_none_or(|body| body.ended.get().is_some());
+        if let Some(deadline) = self.deadline {
+            let timer =
+                self.request_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Some(Failure::RequestTimeout);
+            }
+        }
         if let Some(limit) = self.request {
             // The pod's time starts when it has the whole request.
             if complete {

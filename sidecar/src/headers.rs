@@ -2,8 +2,9 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
+use whichpod_config::Limits;
 
 use crate::error::Failure;
 
@@ -13,38 +14,79 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// The request's id, kept or made here.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The pod's address, where the user wants it in the response.
 pub const X_WHICHPOD_UPSTREAM: HeaderName = HeaderName::from_static("x-whichpod-upstream");
 /// The pod's name, where the user wants it in the response.
 pub const X_WHICHPOD_POD: HeaderName = HeaderName::from_static("x-whichpod-pod");
 
-/// Makes a client's head fit to be sent to a pod: unambiguous, in origin form, without hop-by-hop fields.
+/// Makes a client's head fit to be sent to a pod that speaks `pod` (HTTP/1.1 or HTTP/2): unambiguous, without hop-by-hop
+/// fields, and with the authority where that version has it.
 ///
 /// # Errors
-/// [`Failure::BadRequest`] for what RFC 9112 §3.2 and §6 do not allow, [`Failure::MethodNotSupported`].
-pub fn prepare(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure> {
+/// [`Failure::BadRequest`] for what RFC 9112 §3.2 and §6, or RFC 9113 §8, do not allow, [`Failure::HeadTooLarge`],
+/// [`Failure::MethodNotSupported`].
+pub fn prepare(
+    head: &mut Parts,
+    target_host: &HeaderValue,
+    limits: Limits,
+    pod: Version,
+    has_body: bool,
+) -> Result<(), Failure> {
+    let from_http2 = head.version == Version::HTTP_2;
     if head.method == Method::CONNECT {
-        return Err(Failure::MethodNotSupported);
+        // RFC 9113 §8.5.
+        let malformed = from_http2 && head.uri.authority().is_none();
+        return Err(if malformed {
+            Failure::BadRequest("CONNECT has no authority")
+        } else {
+            Failure::MethodNotSupported
+        });
     }
-    check_host(head, target_host)?;
-    check_framing(&head.headers)?;
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        // Some pods know only this spelling.
-        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    if from_http2 {
+        check_http2(head, limits)?;
+        check_authority(head, target_host)?;
+    } else {
+        check_host(head, target_host)?;
+        check_framing(&head.headers)?;
+        if has(&head.headers, header::TRANSFER_ENCODING) {
+            // Some pods know only this spelling.
+            head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        to_origin_form(&mut head.uri)?;
     }
-    to_origin_form(&mut head.uri)?;
     let trailers = accepts_trailers(&head.headers);
     strip_hop_by_hop(&mut head.headers);
-    if trailers {
-        // RFC 9110 §10.1.4: TE is a hop-by-hop field, so Connection names it.
-        head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        head.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
-    }
-    if head.headers.get(header::EXPECT).is_some_and(is_continue) {
+    if expects_continue(&head.headers) {
         head.headers.remove(header::EXPECT);
     }
-    head.version = Version::HTTP_11;
+    let to_http2 = pod == Version::HTTP_2;
+    match (from_http2, to_http2) {
+        (false, true) => host_to_authority(head),
+        (true, false) => {
+            authority_to_host(head)?;
+            join_cookies(&mut head.headers);
+            if has_body && !has(&head.headers, header::CONTENT_LENGTH) {
+                head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
+        (false, false) | (true, true) => {}
+    }
+    if trailers {
+        head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if !to_http2 {
+            // RFC 9110 §10.1.4: TE is a hop-by-hop field, so Connection names it.
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
+    head.version = pod;
     Ok(())
+}
+
+/// True if the client waits for `100 Continue` before it sends the body.
+#[must_use]
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    values(headers, header::EXPECT).next().is_some_and(is_continue)
 }
 
 /// Makes a pod's head fit to be sent to the client; returns the pod's own limit for an idle connection, in
@@ -54,11 +96,11 @@ pub fn prepare(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failur
 /// [`Failure::UpstreamProtocol`] for a transfer coding other than chunked: it cannot be passed on, because it
 /// belongs to the pod's connection.
 pub fn finish(headers: &mut HeaderMap) -> Result<Option<u64>, Failure> {
-    let mut idle_seconds = headers.get(KEEP_ALIVE).and_then(keep_alive_timeout);
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-        let chunked = codings.next().is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        if !chunked || codings.next().is_some() {
+    let mut idle_seconds = values(headers, KEEP_ALIVE).next().and_then(keep_alive_timeout);
+    if has(headers, header::TRANSFER_ENCODING) {
+        let (coding, another) = first_two(headers, header::TRANSFER_ENCODING);
+        let chunked = coding.is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !chunked || another.is_some() {
             return Err(Failure::UpstreamProtocol);
         }
         headers.remove(header::TRANSFER_ENCODING);
@@ -74,7 +116,7 @@ pub fn finish(headers: &mut HeaderMap) -> Result<Option<u64>, Failure> {
 
 /// Keeps the request's id or gives it one (UUID v4).
 pub fn ensure_request_id(headers: &mut HeaderMap) {
-    if headers.contains_key(X_REQUEST_ID) {
+    if has(headers, X_REQUEST_ID) {
         return;
     }
     let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
@@ -87,7 +129,7 @@ pub fn ensure_request_id(headers: &mut HeaderMap) {
 /// Appends the caller's address to `x-forwarded-for`.
 pub fn append_forwarded_for(headers: &mut HeaderMap, caller: std::net::IpAddr) {
     let mut chain = Vec::new();
-    for value in headers.get_all(X_FORWARDED_FOR) {
+    for value in values(headers, X_FORWARDED_FOR) {
         chain.extend_from_slice(value.as_bytes());
         chain.extend_from_slice(b", ");
     }
@@ -100,7 +142,7 @@ pub fn append_forwarded_for(headers: &mut HeaderMap, caller: std::net::IpAddr) {
 /// The trace id of a valid `traceparent` (W3C Trace Context §3.2.2).
 #[must_use]
 pub fn trace_id(headers: &HeaderMap) -> Option<[u8; 32]> {
-    let value = headers.get("traceparent")?.as_bytes();
+    let value = values(headers, TRACEPARENT).next()?.as_bytes();
     let id: [u8; 32] = value.get(3..35)?.try_into().ok()?;
     let is_hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
     let valid = value.len() >= 55
@@ -134,8 +176,7 @@ pub fn forbidden_in_trailers(name: &HeaderName) -> bool {
 
 /// Exactly one valid Host (RFC 9112 §3.2); an HTTP/1.0 request without one gets the target's name.
 fn check_host(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure> {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
+    match first_two(&head.headers, header::HOST) {
         (Some(_), Some(_)) => return Err(Failure::BadRequest("there are two Host headers")),
         (None, _) if head.version == Version::HTTP_10 => {
             let host = match head.uri.authority() {
@@ -163,6 +204,94 @@ fn check_host(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure
     Ok(())
 }
 
+/// What h2 lets through although RFC 9113 §8.2.1 and §8.3.1 call it malformed, and the limits of HTTP/1.
+fn check_http2(head: &Parts, limits: Limits) -> Result<(), Failure> {
+    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if !(target.starts_with('/') || target == "*" && head.method == Method::OPTIONS) {
+        return Err(Failure::BadRequest("the path does not begin with a slash"));
+    }
+    let mut bytes = target.len();
+    for (name, value) in &head.headers {
+        let value = value.as_bytes();
+        let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        if blank(value.first()) || blank(value.last()) {
+            return Err(Failure::BadRequest("a field's value begins or ends with a blank"));
+        }
+        // As in HTTP/1: name, colon, blank, value, line end.
+        bytes += name.as_str().len() + value.len() + 4;
+    }
+    if bytes > limits.head_bytes || head.headers.len() > limits.headers {
+        return Err(Failure::HeadTooLarge);
+    }
+    Ok(())
+}
+
+/// One valid authority, in `:authority` or in Host (RFC 9113 §8.3.1); it ends up in the target. A request without one
+/// gets the target's name.
+fn check_authority(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Failure::BadRequest("there are two Host headers"));
+    }
+    if let Some(authority) = head.uri.authority() {
+        let authority = authority.as_str().as_bytes();
+        if !is_valid_host(authority) {
+            return Err(Failure::BadRequest("the authority is not valid"));
+        }
+        if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority)) {
+            return Err(Failure::BadRequest("the authority and the Host header differ"));
+        }
+        head.headers.remove(header::HOST);
+        return Ok(());
+    }
+    let host = host.unwrap_or(target_host).clone();
+    if !is_valid_host(host.as_bytes()) {
+        return Err(Failure::BadRequest("the Host header is not valid"));
+    }
+    head.headers.insert(header::HOST, host);
+    host_to_authority(head);
+    Ok(())
+}
+
+/// From Host to `:authority`; a Host that is no authority (an empty one) stays where it is.
+fn host_to_authority(head: &mut Parts) {
+    head.headers.remove(header::TRANSFER_ENCODING);
+    let authority = head.headers.get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let Some(authority) = authority else { return };
+    let mut target = std::mem::take(&mut head.uri).into_parts();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = Some(authority);
+    target.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    // Its three parts are there, and valid.
+    head.uri = Uri::from_parts(target).unwrap_or_default();
+    head.headers.remove(header::HOST);
+}
+
+/// From `:authority` to Host, and the path and query alone as the target.
+fn authority_to_host(head: &mut Parts) -> Result<(), Failure> {
+    if let Some(authority) = head.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str())
+            .map_err(|_| Failure::BadRequest("the authority is not valid"))?;
+        head.headers.insert(header::HOST, host);
+    }
+    to_origin_form(&mut head.uri)
+}
+
+/// HTTP/2 may send a cookie in crumbs; HTTP/1 has one line (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut cookie = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        cookie.extend_from_slice(b"; ");
+        cookie.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(cookie) = HeaderValue::from_bytes(&cookie) {
+        headers.insert(header::COOKIE, cookie);
+    }
+}
+
 /// `reg-name`, an address, or `[v6]`, and a port (RFC 3986 §3.2.2); empty is allowed (RFC 9110 §7.2).
 fn is_valid_host(host: &[u8]) -> bool {
     let is_port = |port: &[u8]| port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
@@ -186,16 +315,15 @@ fn is_valid_host(host: &[u8]) -> bool {
 
 /// One unambiguous length: `Transfer-Encoding: chunked` alone, or one Content-Length (RFC 9112 §6.3).
 fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    if let (Some(coding), another) = first_two(headers, header::TRANSFER_ENCODING) {
+        if another.is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Err(Failure::BadRequest("the only transfer coding that is accepted is chunked"));
         }
-        if headers.contains_key(header::CONTENT_LENGTH) {
+        if has(headers, header::CONTENT_LENGTH) {
             return Err(Failure::BadRequest("there is both Content-Length and Transfer-Encoding"));
         }
     }
-    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+    if values(headers, header::CONTENT_LENGTH).count() > 1 {
         return Err(Failure::BadRequest("there are two Content-Length headers"));
     }
     Ok(())
@@ -214,9 +342,7 @@ fn to_origin_form(uri: &mut Uri) -> Result<(), Failure> {
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::TE)
-        .iter()
+    values(headers, header::TE)
         .flat_map(|value| value.as_bytes().split(|b| *b == b','))
         .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
@@ -225,10 +351,25 @@ fn is_continue(value: &HeaderValue) -> bool {
     value.as_bytes().eq_ignore_ascii_case(b"100-continue")
 }
 
+/// The values of one field, in their order. Heads are short: looking at every name costs less than hashing the one that is
+/// looked for, which mostly is not there.
+fn values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &HeaderValue> {
+    headers.iter().filter(move |(there, _)| **there == name).map(|(_, value)| value)
+}
+
+fn first_two(headers: &HeaderMap, name: HeaderName) -> (Option<&HeaderValue>, Option<&HeaderValue>) {
+    let mut values = values(headers, name);
+    (values.next(), values.next())
+}
+
+fn has(headers: &HeaderMap, name: HeaderName) -> bool {
+    values(headers, name).next().is_some()
+}
+
 /// Fields for this connection only (RFC 9110 §7.6.1), those that Connection names among them.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let mut named = Vec::new();
-    for value in headers.get_all(header::CONNECTION) {
+    for value in values(headers, header::CONNECTION) {
         // The usual values name no field; a Vec that stays empty costs nothing.
         if !is_plain_connection(value) {
             named.extend(named_fields(value));
@@ -237,12 +378,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    headers.remove(header::CONNECTION);
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(header::TE);
-    headers.remove(header::UPGRADE);
-    headers.remove(HTTP2_SETTINGS);
+    let own = [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::UPGRADE, HTTP2_SETTINGS];
+    for name in own {
+        if has(headers, name.clone()) {
+            headers.remove(name);
+        }
+    }
 }
 
 fn is_plain_connection(value: &HeaderValue) -> bool {
@@ -280,174 +421,4 @@ fn keep_alive_timeout(value: &HeaderValue) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use http::Request;
-
-    fn request(version: Version, uri: &str, fields: &[(&str, &str)]) -> Parts {
-        let mut builder = Request::builder().version(version).uri(uri);
-        for (name, value) in fields {
-            builder = builder.header(*name, *value);
-        }
-        builder.body(()).unwrap().into_parts().0
-    }
-
-    fn prepared(version: Version, uri: &str, fields: &[(&str, &str)]) -> Result<Parts, Failure> {
-        let mut head = request(version, uri, fields);
-        prepare(&mut head, &HeaderValue::from_static("backend:10000")).map(|()| head)
-    }
-
-    fn v11(fields: &[(&str, &str)]) -> Result<Parts, Failure> {
-        prepared(Version::HTTP_11, "/x", fields)
-    }
-
-    #[test]
-    fn an_ambiguous_request_never_reaches_a_pod() {
-        let bad: &[&[(&str, &str)]] = &[
-            &[],
-            &[("host", "a"), ("host", "a")],
-            &[("host", "a b")],
-            &[("host", "a/b")],
-            &[("host", "a@b")],
-            &[("host", "[::1")],
-            &[("host", "[::1]x")],
-            &[("host", "[nonsense]")],
-            &[("host", "a:port")],
-            &[("host", "a:123456")],
-            &[("host", "a"), ("transfer-encoding", "gzip, chunked")],
-            &[("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
-            &[("host", "a"), ("transfer-encoding", "xchunked")],
-            &[("host", "a"), ("transfer-encoding", "chunked"), ("content-length", "3")],
-            &[("host", "a"), ("content-length", "3"), ("content-length", "3")],
-        ];
-        for fields in bad {
-            assert!(matches!(v11(fields), Err(Failure::BadRequest(_))), "{fields:?}");
-        }
-    }
-
-    #[test]
-    fn usual_hosts_pass() {
-        for host in ["a", "a:80", "10.0.0.1:8080", "[::1]", "[fe80::1]:80", "", "a_b.c-d", "a:"] {
-            let host = [("host", host)];
-            assert!(v11(&host).is_ok(), "{host:?}");
-        }
-    }
-
-    #[test]
-    fn an_http_1_0_client_without_host_still_reaches_a_virtual_host() {
-        let head = prepared(Version::HTTP_10, "/", &[]).unwrap();
-        assert_eq!(head.headers["host"], "backend:10000");
-        assert_eq!(head.version, Version::HTTP_11);
-    }
-
-    #[test]
-    fn an_absolute_target_becomes_a_path_and_must_agree_with_host() {
-        let head = prepared(Version::HTTP_11, "http://a:80/p?q", &[("host", "A:80")]).unwrap();
-        assert_eq!(head.uri.to_string(), "/p?q");
-        assert!(prepared(Version::HTTP_11, "http://b/p", &[("host", "a")]).is_err());
-        assert!(prepared(Version::HTTP_11, "http://u@a/p", &[("host", "a")]).is_err());
-        let head = prepared(Version::HTTP_10, "http://b/p", &[]).unwrap();
-        assert_eq!(head.headers["host"], "b");
-    }
-
-    #[test]
-    fn hop_by_hop_fields_stay_on_their_hop() {
-        let head = v11(&[
-            ("host", "a"),
-            ("connection", "close, x-secret"),
-            ("connection", "X-Other"),
-            ("x-secret", "1"),
-            ("x-other", "1"),
-            ("keep-alive", "timeout=5"),
-            ("proxy-connection", "keep-alive"),
-            ("upgrade", "h2c"),
-            ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA"),
-            ("te", "gzip"),
-            ("trailer", "x-sum"),
-            ("x-kept", "1"),
-        ])
-        .unwrap();
-        let left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(left, ["host", "trailer", "x-kept"]);
-    }
-
-    #[test]
-    fn a_client_cannot_have_the_proxys_own_fields_removed() {
-        let head = v11(&[
-            ("host", "a"),
-            ("connection", "x-forwarded-for, host, authorization, x-request-id, x-gone"),
-            ("x-forwarded-for", "1.2.3.4"),
-            ("authorization", "Bearer t"),
-            ("x-request-id", "7"),
-            ("x-gone", "1"),
-        ])
-        .unwrap();
-        for kept in ["host", "x-forwarded-for", "authorization", "x-request-id"] {
-            assert!(head.headers.contains_key(kept), "{kept}");
-        }
-        assert!(!head.headers.contains_key("x-gone"));
-    }
-
-    #[test]
-    fn trailers_are_asked_for_where_the_client_takes_them() {
-        let head = v11(&[("host", "a"), ("te", "deflate, Trailers"), ("connection", "te")]).unwrap();
-        assert_eq!(head.headers["te"], "trailers");
-        assert_eq!(head.headers["connection"], "te");
-    }
-
-    #[test]
-    fn expect_continue_is_answered_here_and_other_expectations_go_on() {
-        assert!(!v11(&[("host", "a"), ("expect", "100-Continue")]).unwrap().headers.contains_key("expect"));
-        assert!(v11(&[("host", "a"), ("expect", "tea")]).unwrap().headers.contains_key("expect"));
-    }
-
-    #[test]
-    fn a_request_id_is_kept_or_made() {
-        let mut head = v11(&[("host", "a"), ("x-request-id", "mine")]).unwrap();
-        ensure_request_id(&mut head.headers);
-        assert_eq!(head.headers["x-request-id"], "mine");
-        let mut headers = HeaderMap::new();
-        ensure_request_id(&mut headers);
-        let id = uuid::Uuid::try_parse(headers["x-request-id"].to_str().unwrap()).unwrap();
-        assert_eq!(id.get_version_num(), 4);
-    }
-
-    #[test]
-    fn the_forwarded_chain_grows_by_the_caller() {
-        let mut headers = HeaderMap::new();
-        headers.append("x-forwarded-for", HeaderValue::from_static("10.0.0.1"));
-        append_forwarded_for(&mut headers, "::ffff:10.0.0.2".parse().unwrap());
-        assert_eq!(headers["x-forwarded-for"], "10.0.0.1, 10.0.0.2");
-    }
-
-    #[test]
-    fn a_pods_length_beside_a_coding_cannot_frame_our_answer() {
-        let mut headers = HeaderMap::new();
-        headers.insert("transfer-encoding", HeaderValue::from_static("chunked"));
-        headers.insert("content-length", HeaderValue::from_static("3"));
-        assert_eq!(finish(&mut headers), Ok(Some(0)), "and the connection is not used again");
-        assert!(headers.is_empty());
-        headers.insert("transfer-encoding", HeaderValue::from_static("gzip"));
-        assert_eq!(finish(&mut headers), Err(Failure::UpstreamProtocol));
-    }
-
-    #[test]
-    fn the_pods_own_idle_limit_is_heard() {
-        let mut headers = HeaderMap::new();
-        headers.insert("keep-alive", HeaderValue::from_static("max=100, timeout=5"));
-        assert_eq!(finish(&mut headers), Ok(Some(5)));
-        assert!(headers.is_empty());
-    }
-
-    #[test]
-    fn only_a_valid_trace_is_believed() {
-        let mut headers = HeaderMap::new();
-        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        headers.insert("traceparent", HeaderValue::from_static(valid));
-        assert_eq!(trace_id(&headers).as_ref().map(|id| &id[..4]), Some(&b"4bf9"[..]));
-        for bad in ["", "00", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "ff-x"] {
-            headers.insert("traceparent", HeaderValue::from_str(bad).unwrap());
-            assert_eq!(trace_id(&headers), None, "{bad}");
-        }
-    }
-}
+mod tests;

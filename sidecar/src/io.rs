@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,13 +11,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::body::BodyProgress;
+use crate::body::{BodyProgress, LINGER};
 use crate::site::Site;
+use crate::transport::Transport;
+use crate::tunnel::Switched;
+
+/// So much is read at a time to find out what a client speaks: most heads whole.
+const LOOK: usize = 2048;
 
 /// What a client's connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +37,6 @@ pub enum Phase {
 }
 
 /// A client's connection, as its requests and the worker's sweep see it.
-#[derive(Debug)]
 pub struct Downstream {
     /// Number of the connection in this process.
     pub id: u64,
@@ -38,6 +44,8 @@ pub struct Downstream {
     pub remote: SocketAddr,
     /// Our end.
     pub local: SocketAddr,
+    /// When it was accepted.
+    pub accepted: Instant,
     phase: Cell<Phase>,
     since: Cell<Instant>,
     expired: Cell<bool>,
@@ -45,22 +53,44 @@ pub struct Downstream {
     /// The last request's body, which may go on after its response.
     body: RefCell<Option<Rc<BodyProgress>>>,
     reader: RefCell<Option<Waker>>,
+    /// Requests that run now; more than one only over HTTP/2.
+    running: Cell<usize>,
+    multiplexed: Cell<bool>,
+    leaving: Cell<bool>,
+    requests: Cell<usize>,
+    resets: Cell<usize>,
+    /// What the connection becomes when the response is out.
+    switched: RefCell<Option<Switched>>,
 }
+
+/// Of this many requests, and of more, at most half may have been reset by the client before it had an answer and within
+/// [`HASTE`]: what Envoy allows. Every one costs a pod work, and the client next to nothing.
+const RESETS: usize = 500;
+/// A client that waits for longer than this means its request.
+const HASTE: Duration = Duration::from_secs(1);
 
 impl Downstream {
     /// A connection that was just accepted.
     #[must_use]
     pub fn new(id: u64, remote: SocketAddr, local: SocketAddr) -> Self {
+        let now = Instant::now();
         Self {
             id,
             remote,
             local,
+            accepted: now,
             phase: Cell::new(Phase::Idle),
-            since: Cell::new(Instant::now()),
+            since: Cell::new(now),
             expired: Cell::new(false),
             reset: Cell::new(false),
             body: RefCell::new(None),
             reader: RefCell::new(None),
+            running: Cell::new(0),
+            multiplexed: Cell::new(false),
+            leaving: Cell::new(false),
+            requests: Cell::new(0),
+            resets: Cell::new(0),
+            switched: RefCell::new(None),
         }
     }
 
@@ -78,6 +108,7 @@ impl Downstream {
             Phase::Head => self.since.get(),
             Phase::Idle | Phase::Busy => Instant::now(),
         };
+        self.running.set(self.running.get() + 1);
         self.since.set(started);
         self.body.take();
         started
@@ -85,17 +116,83 @@ impl Downstream {
 
     /// The response is complete: the connection is idle from now on, or once the request's body is.
     pub fn end_request(&self, now: Instant, body: Option<Rc<BodyProgress>>) {
+        let others = self.running.get().saturating_sub(1);
+        self.running.set(others);
+        if others > 0 {
+            return;
+        }
         self.phase.set(Phase::Idle);
         self.since.set(now);
-        self.body.replace(body);
+        if !self.multiplexed.get() {
+            self.body.replace(body);
+        }
+    }
+
+    /// From now on requests run beside each other (HTTP/2), and what is read may be no head at all.
+    pub fn multiplex(&self) {
+        self.multiplexed.set(true);
+        if self.running.get() == 0 {
+            self.phase.set(Phase::Idle);
+        }
+    }
+
+    /// True over HTTP/2.
+    #[must_use]
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.get()
+    }
+
+    /// Lets an HTTP/2 connection end as soon as its requests have (GOAWAY).
+    pub fn leave(&self) {
+        if self.multiplexed.get() && !self.leaving.replace(true) {
+            self.wake();
+        }
+    }
+
+    /// True once [`Self::leave`] was called.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// A request over HTTP/2 ended; `abandoned`: the client reset it before it had an answer.
+    pub fn count(&self, abandoned: bool, after: Duration) {
+        self.requests.set(self.requests.get() + 1);
+        if abandoned && after < HASTE {
+            self.resets.set(self.resets.get() + 1);
+            if self.is_abusive() {
+                self.wake();
+            }
+        }
+    }
+
+    /// True if the client resets its requests too often.
+    #[must_use]
+    pub fn is_abusive(&self) -> bool {
+        self.resets.get() * 2 > self.requests.get().max(RESETS)
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    /// The connection becomes a tunnel when the response is out.
+    pub fn switch(&self, switched: Switched) {
+        self.switched.replace(Some(switched));
+    }
+
+    /// The pod's end of the tunnel that the connection has become.
+    #[must_use]
+    pub fn take_switched(&self) -> Option<Switched> {
+        self.switched.take()
     }
 
     /// Ends the connection at its next read, which is made to happen now.
     pub fn expire(&self) {
         self.expired.set(true);
-        if let Some(waker) = self.reader.take() {
-            waker.wake();
-        }
+        self.wake();
     }
 
     /// Lets the connection end with a reset (RST) instead of an orderly end (FIN).
@@ -113,6 +210,8 @@ impl Downstream {
 /// A client's socket.
 pub struct DownstreamIo {
     stream: TcpStream,
+    /// Read to find out what the client speaks, and still to be read by whoever speaks it.
+    looked_at: Vec<u8>,
     connection: Rc<Downstream>,
     site: Arc<Site>,
     /// The client does not take what is there for it.
@@ -123,7 +222,56 @@ impl DownstreamIo {
     /// Tells `connection` about everything that is read from `stream`, and counts for `site` whether writing waits.
     #[must_use]
     pub fn new(stream: TcpStream, connection: Rc<Downstream>, site: Arc<Site>) -> Self {
-        Self { stream, connection, site, blocked: Cell::new(false) }
+        Self { stream, looked_at: Vec::new(), connection, site, blocked: Cell::new(false) }
+    }
+
+    /// What [`Self::poll_look`] has read and nobody else yet.
+    #[must_use]
+    pub fn looked_at(&self) -> &[u8] {
+        &self.looked_at
+    }
+
+    /// Reads more of what the client says, to be read again later; 0 at its end.
+    pub fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut chunk = [MaybeUninit::uninit(); LOOK];
+        let mut chunk = ReadBuf::uninit(&mut chunk);
+        ready!(self.poll_socket(cx, &mut chunk))?;
+        self.looked_at.extend_from_slice(chunk.filled());
+        Poll::Ready(Ok(chunk.filled().len()))
+    }
+
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.connection.is_expired() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                if buf.filled().len() > before
+                    && self.connection.phase().0 == Phase::Idle
+                    && !self.connection.is_multiplexed()
+                {
+                    self.connection.phase.set(Phase::Head);
+                    self.connection.since.set(Instant::now());
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                let mut reader = self.connection.reader.borrow_mut();
+                if !reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    *reader = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Reads what still comes, for a while: left unread, closing the socket would reset the connection under what the client
+    /// has not read yet.
+    pub async fn linger(mut self) {
+        let mut unread = vec![0; 8192];
+        let until_end = async { while self.read(&mut unread).await.is_ok_and(|count| count > 0) {} };
+        let _ = tokio::time::timeout(LINGER, until_end).await;
     }
 
     fn set_blocked(&self, blocked: bool) {
@@ -154,26 +302,16 @@ impl AsyncRead for DownstreamIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.connection.is_expired() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if self.looked_at.is_empty() {
+            return self.poll_socket(cx, buf);
         }
-        let before = buf.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            Poll::Ready(result) => {
-                if buf.filled().len() > before && self.connection.phase().0 == Phase::Idle {
-                    self.connection.phase.set(Phase::Head);
-                    self.connection.since.set(Instant::now());
-                }
-                Poll::Ready(result)
-            }
-            Poll::Pending => {
-                let mut reader = self.connection.reader.borrow_mut();
-                if !reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    *reader = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            }
+        let count = self.looked_at.len().min(buf.remaining());
+        buf.put_slice(&self.looked_at[..count]);
+        self.looked_at.drain(..count);
+        if self.looked_at.is_empty() {
+            self.looked_at = Vec::new();
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -207,15 +345,26 @@ impl Traffic {
 
 /// A socket to a pod.
 pub struct UpstreamIo {
-    stream: TcpStream,
+    stream: Transport,
     traffic: Rc<Traffic>,
 }
 
 impl UpstreamIo {
     /// Counts what goes over `stream` in `traffic`.
     #[must_use]
-    pub fn new(stream: TcpStream, traffic: Rc<Traffic>) -> Self {
+    pub fn new(stream: Transport, traffic: Rc<Traffic>) -> Self {
         Self { stream, traffic }
+    }
+
+    /// True once the pod has refused to read more.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.traffic.refused()
+    }
+
+    /// Lets the connection end with a reset (RST) instead of an orderly end (FIN).
+    pub fn reset(&self) {
+        self.stream.reset();
     }
 }
 
@@ -236,14 +385,16 @@ impl AsyncRead for UpstreamIo {
 /// Up to this many bytes are copied together: one `send` costs less than one `writev`.
 const SMALL: usize = 2048;
 
-/// Copies small writes into one; `None` if they are not small.
-fn join(bufs: &[io::IoSlice<'_>], joined: &mut [u8; SMALL]) -> Option<usize> {
-    let mut length = 0;
+/// Small writes as one; `None` if they are not small. What is not used of the space is not touched.
+fn join(bufs: &[io::IoSlice<'_>]) -> Option<SmallVec<[u8; SMALL]>> {
+    let mut joined = SmallVec::new();
     for buf in bufs {
-        joined.get_mut(length..length + buf.len())?.copy_from_slice(buf);
-        length += buf.len();
+        if buf.len() > SMALL - joined.len() {
+            return None;
+        }
+        joined.extend_from_slice(buf);
     }
-    Some(length)
+    Some(joined)
 }
 
 /// Writes go to the socket unchanged; `$after` makes of each its result, and hears how many bytes were offered.
@@ -264,9 +415,8 @@ macro_rules! pass_writes_on {
                 cx: &mut Context<'_>,
                 bufs: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                let mut joined = [0; SMALL];
-                let polled = match join(bufs, &mut joined) {
-                    Some(length) => Pin::new(&mut self.stream).poll_write(cx, &joined[..length]),
+                let polled = match join(bufs) {
+                    Some(joined) => Pin::new(&mut self.stream).poll_write(cx, &joined),
                     None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
                 };
                 $after(&*self, polled, bufs.iter().map(|buf| buf.len()).sum())

@@ -53,6 +53,13 @@ const COUNTERS: &[Row<Stats>] = &[
     ("whichpod_connections", "Connections accepted from clients.", |stats| &stats.downstream_total),
     ("whichpod_received_bytes", "Bytes of request bodies.", |stats| &stats.bytes_received),
     ("whichpod_sent_bytes", "Bytes of response bodies.", |stats| &stats.bytes_sent),
+    ("whichpod_tcp_connections", "TCP connections (of protocol tcp, or found out to be) ever.", |stats| {
+        &stats.tcp_total
+    }),
+    ("whichpod_tcp_received_bytes", "Bytes of TCP connections from clients.", |stats| {
+        &stats.tcp_bytes_received
+    }),
+    ("whichpod_tcp_sent_bytes", "Bytes of TCP connections to clients.", |stats| &stats.tcp_bytes_sent),
 ];
 
 /// Gauges of one upstream that need no other label.
@@ -62,6 +69,7 @@ const GAUGES: &[Row<Stats>] = &[
     ("whichpod_connections_active", "Connections of clients that are open.", |stats| {
         &stats.downstream_active
     }),
+    ("whichpod_tcp_connections_active", "TCP connections that are open.", |stats| &stats.tcp_active),
 ];
 
 /// Counters of one upstream's discovery.
@@ -144,7 +152,7 @@ fn requests(out: &mut Exposition<'_>, sites: &[&Site]) -> fmt::Result {
     )?;
     out.counters(
         "whichpod_requests_flagged",
-        "Requests that have ended with a response flag, by flag; a request can have several.",
+        "Requests and TCP connections that have ended with a response flag, by flag; one can have several.",
         sites.iter().flat_map(|site| {
             let flags = std::iter::zip(Flags::ALL, &site.stats.requests_by_flag);
             flags.map(|((_, flag, _), count)| (labels(site, "flag", flag), count.load(Relaxed)))

@@ -1,24 +1,27 @@
 //! The way of one request: never fails, every error becomes a response.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
-use hyper::body::Incoming;
 use whichpod_upstream::Outcome;
 
-use crate::body::{RequestBody, ResponseBody};
+use crate::body::{Link, RequestBody, ResponseBody};
 use crate::connect::{Tried, acquire};
 use crate::error::{Failure, body, verdict};
 use crate::exchange::Exchange;
+use crate::grpc;
+use crate::incoming::Incoming;
 use crate::io::Downstream;
 use crate::memory::Pressure;
+use crate::peer::Peer;
 use crate::retry::{self, Decision, Progress, Replay};
 use crate::site::Site;
+use crate::tunnel::Switched;
+use crate::upgrade::{self, Switch};
 use crate::upstream_connection::{SendError, UpstreamConnection};
 use crate::worker::Worker;
 use crate::{hash, headers, limits};
@@ -29,45 +32,67 @@ const FRESH: Duration = Duration::from_secs(1);
 const MOST_SENDS: u32 = 16;
 
 /// Answers one request.
-///
-/// # Errors
-/// Never: the type is hyper's.
 pub async fn handle(
     worker: Rc<Worker>,
     site: Arc<Site>,
     downstream: Rc<Downstream>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(worker, site, downstream);
     let draining = exchange.worker.shared.is_draining();
+    let over_http2 = request.version() == Version::HTTP_2;
+    if draining && over_http2 {
+        exchange.downstream.leave();
+    }
     let mut response = match forward(&mut exchange, request).await {
-        Ok((head, connection)) => {
+        Ok((head, Link::Http1(connection))) if exchange.is_switched() => {
+            return switch(exchange, head, connection).await;
+        }
+        Ok((head, link)) => {
             let (mut parts, incoming) = head.into_parts();
             if exchange.ends_with_connection(&incoming) {
                 parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Response::from_parts(parts, ResponseBody::pod(incoming, connection, exchange))
+            Response::from_parts(parts, ResponseBody::pod(incoming, link, exchange))
         }
         Err(failure) => local_answer(exchange, failure),
     };
-    if draining {
+    if over_http2 {
+        // It belongs to HTTP/1: there is GOAWAY.
+        response.headers_mut().remove(header::CONNECTION);
+    } else if draining {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    response
+}
+
+/// The pod has agreed to switch: hands its end of the tunnel to whoever has the client's.
+async fn switch(
+    exchange: Box<Exchange>,
+    head: Response<Incoming>,
+    connection: Box<UpstreamConnection>,
+) -> Response<ResponseBody> {
+    let downstream = Rc::clone(&exchange.downstream);
+    let (pod, from_pod, peer) = connection.into_parts().await;
+    downstream.switch(Switched { exchange, pod, peer, from_pod });
+    head.map(|_| ResponseBody::Empty)
 }
 
 /// Sends the request to one pod after another until one answers or the rules say stop.
 async fn forward(
     exchange: &mut Exchange,
     request: Request<Incoming>,
-) -> Result<(Response<Incoming>, Box<UpstreamConnection>), Failure> {
+) -> Result<(Response<Incoming>, Link), Failure> {
     let mut request = prepare(exchange, request)?;
     if exchange.worker.shared.memory.pressure() != Pressure::None {
         return Err(Failure::Overloaded);
     }
     exchange.permit = limits::enter(exchange.site.limits.requests.as_ref()).map_err(|_| Failure::Overflow)?;
+    let version = request.version();
     let replay = Replay::of(request.method(), !request.body().is_end_stream());
-    let keeps_body = replay == Replay::BodyConsumed
+    // HTTP/2 tells which requests were not processed: those are sent again whatever their method.
+    let keeps_body = version == Version::HTTP_2
+        || replay == Replay::BodyConsumed
         || replay == Replay::Unsafe && exchange.site.config.retry.non_idempotent;
     if keeps_body {
         exchange.keep_body();
@@ -81,34 +106,34 @@ async fn forward(
     let mut tried = Tried::default();
     let mut retries = 0;
     for _ in 0..MOST_SENDS {
-        let mut connection = acquire(exchange, &mut tried, max_idle).await?;
-        exchange.attempt(&connection);
+        let mut link = acquire(exchange, &mut tried, max_idle, version).await?;
+        let reused = link.reused();
+        exchange.attempt(link.peer(), reused);
         let copy = (replay == Replay::Safe || keeps_body).then(|| copy_head(&request));
-        let sent = send(exchange, &mut connection, request).await;
+        let sent = send(exchange, &mut link, request).await;
         let (decision, failure, again, discarded) = match sent {
             Ok(mut response) => {
                 let status = response.status();
                 exchange.attempt_answered(status);
-                exchange.observe(&connection.endpoint, Outcome::Status(status.as_u16()));
+                exchange.observe(&link.peer().endpoint, Outcome::Status(status.as_u16()));
                 let replay = with_body(exchange, replay);
-                let decision = after_response(exchange, replay, &response, retries);
+                let decision = after_response(exchange, &response, replay, retries);
                 let copy = if allows(exchange, decision) { copy } else { None };
                 let Some(again) = copy.and_then(|copy| refill(exchange, copy)) else {
                     note_limit(exchange, decision);
                     exchange.forget_body();
-                    if let Err(failure) = finish_head(exchange, &mut connection, &mut response) {
+                    if let Err(failure) = finish_head(exchange, &mut link, &mut response) {
                         exchange.attempt_failed("protocol_error", false);
                         return Err(failure);
                     }
-                    return Ok((response, connection));
+                    return Ok((response, link));
                 };
                 exchange.attempt_discarded();
                 (decision, Failure::Closed, Some(again), true)
             }
             Err(SendError { failure, reason, progress, request }) => {
-                let reused = connection.reused;
                 if retry::blames_the_pod(failure, progress, reused) {
-                    exchange.observe(&connection.endpoint, Outcome::NoResponse);
+                    exchange.observe(&link.peer().endpoint, Outcome::NoResponse);
                 }
                 exchange.attempt_failed(reason, progress == Progress::NothingSent);
                 let replay = with_body(exchange, replay);
@@ -126,8 +151,8 @@ async fn forward(
             note_limit(exchange, decision);
             return Err(failure);
         };
-        tried.failed(connection.endpoint.id());
-        drop(connection);
+        tried.failed(link.peer().endpoint.id());
+        drop(link);
         if let Decision::Again { counted: true } = decision {
             let policy = &exchange.site.config.retry;
             tokio::time::sleep(retry::back_off(policy, retries, fastrand::f64())).await;
@@ -140,19 +165,50 @@ async fn forward(
     Err(Failure::Closed)
 }
 
+/// Decides after a response's head.
+fn after_response(
+    exchange: &Exchange,
+    response: &Response<Incoming>,
+    replay: Replay,
+    retries: u32,
+) -> Decision {
+    let policy = &exchange.site.config.retry;
+    if exchange.is_grpc() && response.body().is_end_stream() {
+        let replayable = exchange.body_is_replayable();
+        if let Some(status) = grpc::status(response.headers()) {
+            return retry::after_grpc_status(policy, replayable, status, retries);
+        }
+    }
+    match retry::after_status(policy, replay, response.status().as_u16(), retries) {
+        Decision::GiveUp => retry::after_headers(policy, replay, response.headers(), retries),
+        decision => decision,
+    }
+}
+
 /// Checks and rewrites the head, finds the route, and gives the body a progress that the log can read.
 fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Request<RequestBody>, Failure> {
     let (mut head, incoming) = request.into_parts();
     exchange.record.protocol = Some(head.version);
-    let body = if incoming.is_end_stream() {
-        RequestBody::empty()
-    } else {
+    let site = Arc::clone(&exchange.site);
+    let version = site.pods_speak(head.version);
+    let has_body = !incoming.is_end_stream();
+    let body = if has_body {
         let progress = exchange.request_body();
         progress.expects_continue.set(head.headers.contains_key(header::EXPECT));
         RequestBody::new(incoming, progress)
+    } else {
+        RequestBody::empty()
     };
-    let site = Arc::clone(&exchange.site);
-    let prepared = headers::prepare(&mut head, &site.host);
+    // HTTP/2 knows no upgrades (RFC 9113 §8.6).
+    let switch = (version != Version::HTTP_2).then(|| upgrade::asked(&head, has_body)).flatten();
+    let prepared = match &switch {
+        Some(Switch::Connect) => upgrade::prepare_connect(&mut head),
+        _ => headers::prepare(&mut head, &site.host, site.config.limits, version, has_body),
+    };
+    if let Some(switch) = switch {
+        upgrade::ask(&switch, &mut head);
+        exchange.ask(switch);
+    }
     headers::ensure_request_id(&mut head.headers);
     exchange.record.trace_id = headers::trace_id(&head.headers);
     if site.config.headers.append_x_forwarded_for {
@@ -170,11 +226,15 @@ fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reques
 /// Sends it once; a broken body of the client's wins over what it did to the pod's connection.
 async fn send(
     exchange: &mut Exchange,
-    connection: &mut UpstreamConnection,
+    link: &mut Link,
     request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, SendError> {
     let interrupted = |cx: &mut Context<'_>| exchange.interrupted(cx);
-    connection.send(request, interrupted).await.map_err(|mut error| {
+    let sent = match link {
+        Link::Http1(connection) => connection.send(request, interrupted).await,
+        Link::Http2(slot) => slot.send(request, interrupted).await,
+    };
+    sent.map_err(|mut error| {
         if let Some(failure) = exchange.body_failure() {
             error.failure = failure;
             error.reason =
@@ -193,26 +253,6 @@ fn with_body(exchange: &Exchange, replay: Replay) -> Replay {
     }
 }
 
-/// Decides after a complete response head.
-fn after_response(
-    exchange: &Exchange,
-    replay: Replay,
-    response: &Response<Incoming>,
-    retries: u32,
-) -> Decision {
-    let policy = &exchange.site.config.retry;
-    match retry::after_status(policy, replay, response.status().as_u16(), retries) {
-        Decision::GiveUp => retry::after_headers(policy, replay, response.headers(), retries),
-        decision => decision,
-    }
-}
-
-/// The copy with the request's body, if that is still there.
-fn refill(exchange: &Exchange, copy: Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let body = exchange.body_again()?;
-    Some(copy.map(|_| body))
-}
-
 /// A copy of a request without its body, to be sent again.
 fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::empty());
@@ -221,6 +261,12 @@ fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
     *copy.version_mut() = request.version();
     *copy.headers_mut() = HeaderMap::clone(request.headers());
     copy
+}
+
+/// Gives the copy the body of the request; `None` if that is gone.
+fn refill(exchange: &Exchange, copy: Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let body = exchange.body_again()?;
+    Some(copy.map(|_| body))
 }
 
 /// True if the decision is to go on, and the upstream's retry budget agrees: the retry counts from now on.
@@ -243,48 +289,65 @@ fn note_limit(exchange: &mut Exchange, decision: Decision) {
 /// Makes the pod's head the client's.
 fn finish_head(
     exchange: &mut Exchange,
-    connection: &mut UpstreamConnection,
+    link: &mut Link,
     response: &mut Response<Incoming>,
 ) -> Result<(), Failure> {
     let (status, version) = (response.status(), response.version());
-    // Nobody asked to switch protocols: `Upgrade` is not passed on. hyper swallows the other interim responses.
-    if status.is_informational() {
-        return Err(Failure::UpstreamProtocol);
-    }
-    let idle_seconds = headers::finish(response.headers_mut())?;
     // The pod closes at its limit: stop using the connection a second before.
-    if let Some(seconds) = idle_seconds {
+    if !exchange.switches(status, response.headers_mut())?
+        && let Some(seconds) = headers::finish(response.headers_mut())?
+        && let Link::Http1(connection) = &mut *link
+    {
         connection.idle_limit = Duration::from_secs(seconds.saturating_sub(1));
     }
     if exchange.site.config.headers.expose_upstream {
-        expose(connection, response.headers_mut());
+        expose(link.peer(), response.headers_mut());
     }
     exchange.response_head(status, version, response.headers());
+    // Over HTTP/2 it is not looked at.
     *response.version_mut() = Version::HTTP_11;
     Ok(())
 }
 
-fn expose(connection: &UpstreamConnection, headers: &mut HeaderMap) {
-    if let Ok(address) = HeaderValue::try_from(connection.endpoint.address().to_string()) {
+fn expose(peer: &Peer, headers: &mut HeaderMap) {
+    if let Ok(address) = HeaderValue::try_from(peer.endpoint.address().to_string()) {
         headers.insert(headers::X_WHICHPOD_UPSTREAM, address);
     }
-    if let Some(pod) = connection.pod.as_deref().and_then(|pod| HeaderValue::from_str(pod).ok()) {
+    if let Some(pod) = peer.pod.as_deref().and_then(|pod| HeaderValue::from_str(pod).ok()) {
         headers.insert(headers::X_WHICHPOD_POD, pod);
     }
 }
 
 /// The response to a request that no pod answered.
 fn local_answer(mut exchange: Box<Exchange>, failure: Failure) -> Response<ResponseBody> {
-    let verdict = verdict(failure);
+    let mut verdict = verdict(failure);
+    let over_http2 = exchange.record.protocol == Some(Version::HTTP_2);
+    if over_http2 && matches!(failure, Failure::BadRequest(_) | Failure::BadRequestBody) {
+        // RFC 9113 §8.1.1: a stream error.
+        (verdict.status, verdict.details) = (None, "http2.codec_error");
+        exchange.failed(&verdict);
+        exchange.end(None);
+        return Response::new(ResponseBody::Malformed(exchange));
+    }
+    let text = body(&verdict, &exchange.site.config.name);
+    if exchange.is_grpc() && verdict.status.is_some() {
+        let status = grpc::status_of(&verdict);
+        verdict.status = Some(StatusCode::OK);
+        exchange.record.grpc_status = Some(status);
+        exchange.failed(&verdict);
+        exchange.end(None);
+        let mut response = Response::new(ResponseBody::Local(None, exchange));
+        grpc::trailers_only(response.headers_mut(), status, text.trim_end());
+        return response;
+    }
     exchange.failed(&verdict);
-    let mut response = Response::builder().status(verdict.status.unwrap_or(http::StatusCode::BAD_GATEWAY));
+    let mut response = Response::builder().status(verdict.status.unwrap_or(StatusCode::BAD_GATEWAY));
     if let Some(headers) = response.headers_mut() {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if verdict.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
-    let text = body(&verdict, &exchange.site.config.name);
     let is_head = exchange.record.method == Some(Method::HEAD);
     let mut response = response.body(()).unwrap_or_default();
     if is_head {

@@ -83,8 +83,12 @@ pub fn after_failure(
     reused: bool,
     retries: u32,
 ) -> Decision {
-    let closed = matches!(failure, Failure::Closed | Failure::Reset);
+    let closed = matches!(failure, Failure::Closed | Failure::Reset | Failure::StreamReset);
     match progress {
+        // The pod is there and says no: it may be asked again, but not without end.
+        Progress::NothingSent if failure == Failure::StreamRefused => {
+            return again_if(policy.on.contains(&RetryOn::RefusedStream), policy, retries);
+        }
         Progress::NothingSent if reused => return Decision::Again { counted: false },
         // A pod that ends even new connections at once: any method may be sent again, but not without end.
         Progress::NothingSent => return again_if(true, policy, retries),
@@ -135,6 +139,11 @@ pub fn after_status(policy: &Retry, replay: Replay, status: u16, retries: u32) -
         RetryOn::Retriable4xx => status == 409,
         RetryOn::StatusCodes => policy.status_codes.contains(&status),
         RetryOn::ConnectFailure | RetryOn::RefusedStream | RetryOn::Reset | RetryOn::Headers => false,
+        RetryOn::GrpcCancelled
+        | RetryOn::GrpcDeadlineExceeded
+        | RetryOn::GrpcResourceExhausted
+        | RetryOn::GrpcInternal
+        | RetryOn::GrpcUnavailable => false,
     });
     again_if(wanted && replay.on_request(policy), policy, retries)
 }
@@ -145,6 +154,21 @@ pub fn after_headers(policy: &Retry, replay: Replay, headers: &HeaderMap, retrie
     let wanted = policy.on.contains(&RetryOn::Headers)
         && policy.headers.iter().any(|name| headers.contains_key(name.as_str()));
     again_if(wanted && replay.on_request(policy), policy, retries)
+}
+
+/// Decides after a response that is nothing but this gRPC status. Every call is a POST, so the user's word for the status
+/// is the user's leave to send it again; `replayable`: the request's body is still there.
+#[must_use]
+pub fn after_grpc_status(policy: &Retry, replayable: bool, status: u32, retries: u32) -> Decision {
+    let word = match status {
+        1 => RetryOn::GrpcCancelled,
+        4 => RetryOn::GrpcDeadlineExceeded,
+        8 => RetryOn::GrpcResourceExhausted,
+        13 => RetryOn::GrpcInternal,
+        14 => RetryOn::GrpcUnavailable,
+        _ => return Decision::GiveUp,
+    };
+    again_if(replayable && policy.on.contains(&word), policy, retries)
 }
 
 fn again_if(wanted: bool, policy: &Retry, retries: u32) -> Decision {
@@ -338,6 +362,38 @@ mod tests {
             let decision = after_status(&policy(on), Replay::Safe, *status, 0);
             assert_eq!(matches!(decision, Decision::Again { .. }), *again, "{on:?} {status}");
         }
+    }
+
+    #[test]
+    fn a_refused_stream_is_sent_again_whatever_its_method_but_not_for_ever() {
+        let decide = |on: &[RetryOn], retries| {
+            let (replay, progress) = (Replay::Unsafe, Progress::NothingSent);
+            after_failure(&policy(on), replay, progress, Failure::StreamRefused, true, retries)
+        };
+        assert_eq!(decide(DEFAULT, 0), Decision::Again { counted: true });
+        assert_eq!(decide(DEFAULT, 2), Decision::LimitReached);
+        assert_eq!(decide(&[RetryOn::Reset], 0), Decision::GiveUp, "the user's list decides");
+    }
+
+    #[test]
+    fn grpc_statuses_are_retried_in_envoys_words_and_only_with_the_body_at_hand() {
+        use RetryOn as On;
+        let cases = [
+            (On::GrpcCancelled, 1),
+            (On::GrpcDeadlineExceeded, 4),
+            (On::GrpcResourceExhausted, 8),
+            (On::GrpcInternal, 13),
+            (On::GrpcUnavailable, 14),
+        ];
+        for (word, status) in cases {
+            let decide = |status, replayable| after_grpc_status(&policy(&[word]), replayable, status, 0);
+            assert_eq!(decide(status, true), Decision::Again { counted: true }, "{word:?}");
+            assert_eq!(decide(status, false), Decision::GiveUp, "{word:?}");
+            for other in (0..=16).filter(|other| *other != status) {
+                assert_eq!(decide(other, true), Decision::GiveUp, "{word:?} {other}");
+            }
+        }
+        assert_eq!(after_grpc_status(&policy(DEFAULT), true, 14, 0), Decision::GiveUp);
     }
 
     #[test]

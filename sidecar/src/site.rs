@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
-use whichpod_config::{Host, TargetPort, Upstream as Settings};
+use http::{HeaderValue, Version};
+use whichpod_config::{Host, Protocol, TargetPort, Upstream as Settings};
 use whichpod_upstream::Upstream;
 
 use crate::error::Failure;
 use crate::limits::Limits;
 use crate::stats::Stats;
+use crate::transport::Tls;
 
 /// A listening address and what is behind it; shared by the workers.
 pub struct Site {
@@ -22,16 +23,29 @@ pub struct Site {
     pub limits: Limits,
     /// The Host of a request that has none (HTTP/1.0).
     pub host: HeaderValue,
+    /// How pods are spoken to over TLS; `None`: in clear text.
+    pub tls: Option<Tls>,
     routes: Vec<(String, Arc<str>)>,
 }
 
 impl Site {
     /// Joins the configuration with its discovered upstream.
     #[must_use]
-    pub fn new(config: Settings, upstream: Arc<Upstream>) -> Self {
+    pub fn new(config: Settings, upstream: Arc<Upstream>, tls: Option<Tls>) -> Self {
         let routes = config.routes.iter().map(|r| (r.prefix.clone(), Arc::from(r.name.as_str()))).collect();
         let limits = Limits::new(&config);
-        Self { host: default_host(&config), routes, config, upstream, stats: Stats::default(), limits }
+        let host = default_host(&config);
+        Self { host, routes, tls, config, upstream, stats: Stats::default(), limits }
+    }
+
+    /// What the pods speak to a request that came in this version: the same, unless the user says otherwise.
+    #[must_use]
+    pub fn pods_speak(&self, client: Version) -> Version {
+        match self.config.protocol {
+            Protocol::H2c | Protocol::Grpc => Version::HTTP_2,
+            Protocol::Auto if client == Version::HTTP_2 => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        }
     }
 
     /// The name of the first route whose prefix fits, `None` where no routes are configured.

@@ -4,27 +4,25 @@
 //! hand-over between tasks, and dropping it closes the connection.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use whichpod_config::Limits;
-use whichpod_upstream::{Choice, Endpoint};
 
 use crate::body::RequestBody;
+use crate::connect::Opened;
 use crate::error::Failure;
+use crate::incoming::Incoming;
 use crate::io::{Traffic, UpstreamIo};
-use crate::limits::Permit;
+use crate::peer::Peer;
+use crate::pool::Owner;
 use crate::retry::Progress;
 
 /// A connection to a pod.
@@ -34,19 +32,15 @@ pub struct UpstreamConnection {
     driver_ended: bool,
     traffic: Rc<Traffic>,
     /// The pod.
-    pub endpoint: Arc<Endpoint>,
-    /// The pod's name as it was known when the connection was opened.
-    pub pod: Option<Arc<str>>,
-    /// Our end.
-    pub local: Option<SocketAddr>,
+    pub peer: Peer,
+    /// Whose requests it serves.
+    pub owner: Owner,
     /// A request was served on it before.
     pub reused: bool,
     /// When it became idle.
     pub idle_since: Instant,
     /// How long it may be idle: what the pod says, less a margin, else what is configured.
     pub idle_limit: Duration,
-    /// Its place, where connections are limited.
-    pub permit: Option<Permit>,
 }
 
 /// An attempt that got no response.
@@ -67,31 +61,27 @@ impl UpstreamConnection {
     /// # Errors
     /// None that hyper makes today; they would be those of its handshake.
     pub async fn open(
-        stream: TcpStream,
-        choice: &Choice,
+        Opened { stream, peer }: Opened,
+        owner: Owner,
         limits: Limits,
         idle_limit: Duration,
     ) -> hyper::Result<Self> {
-        let local = stream.local_addr().ok();
         let traffic = Rc::new(Traffic::default());
         let io = TokioIo::new(UpstreamIo::new(stream, Rc::clone(&traffic)));
         let mut builder = http1::Builder::new();
         // A pod's head may be as large as a client's.
         builder.max_buf_size(limits.head_bytes.max(8192));
         let (sender, driver) = builder.handshake(io).await?;
-        choice.endpoint.counts().connections_active.fetch_add(1, Relaxed);
         Ok(Self {
             sender,
             driver,
             driver_ended: false,
             traffic,
-            endpoint: Arc::clone(&choice.endpoint),
-            pod: choice.pod.clone(),
-            local,
+            peer,
+            owner,
             reused: false,
             idle_since: Instant::now(),
             idle_limit,
-            permit: None,
         })
     }
 
@@ -106,6 +96,15 @@ impl UpstreamConnection {
     /// True if another request can be sent now: the last one is complete in both directions.
     pub fn is_reusable(&mut self) -> bool {
         !self.driver_ended && !self.traffic.refused() && self.sender.is_ready()
+    }
+
+    /// The socket after the pod has agreed to something else than HTTP, what was read from it already, and who the pod is.
+    pub async fn into_parts(mut self: Box<Self>) -> (UpstreamIo, Bytes, Peer) {
+        // It ends with the response's head.
+        poll_fn(|cx| if self.drive(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        let Self { driver, peer, .. } = *self;
+        let parts = driver.into_parts();
+        (parts.io.into_inner(), parts.read_buf, peer)
     }
 
     /// Sends one request and waits for the response's head.
@@ -139,7 +138,7 @@ impl UpstreamConnection {
         let progress =
             if self.traffic.read() != read { Progress::SomeResponse } else { Progress::NoResponseByte };
         match result {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => Ok(response.map(Incoming::Http1)),
             Ok(Err(mut error)) => {
                 let request = error.take_message();
                 let nothing_sent = request.is_some() && self.traffic.written() == written;
@@ -150,24 +149,8 @@ impl UpstreamConnection {
                 let progress = if nothing_sent { Progress::NothingSent } else { progress };
                 Err(SendError { failure, reason, progress, request })
             }
-            Err(failure) => {
-                let reason = match failure {
-                    Failure::RequestTimeout => "response_timeout",
-                    Failure::PerTryTimeout => "per_try_timeout",
-                    Failure::StreamIdle | Failure::RequestIdle => "idle_timeout",
-                    Failure::BadRequestBody => "request_body_malformed",
-                    Failure::Closed => "closed",
-                    _ => "client_gone",
-                };
-                Err(SendError { failure, reason, progress, request: None })
-            }
+            Err(failure) => Err(SendError { failure, reason: failure.reason(), progress, request: None }),
         }
-    }
-}
-
-impl Drop for UpstreamConnection {
-    fn drop(&mut self) {
-        self.endpoint.counts().connections_active.fetch_sub(1, Relaxed);
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use whichpod_access_log::{Filter, Format, Record, WorkerLog};
 use whichpod_config::Timeouts;
 
+use crate::http2;
 use crate::io::{Downstream, Phase};
 use crate::limits::{Gate, Permit};
 use crate::memory;
@@ -24,6 +25,8 @@ use crate::upstream_connection::UpstreamConnection;
 
 /// A line waits at most this long in the worker's buffer.
 const FLUSH: Duration = Duration::from_millis(100);
+/// So many bytes pass through a tunnel at a time.
+const PASS: usize = 64 * 1024;
 /// How often deadlines of connections are looked at: one timer a worker instead of one a connection.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -76,6 +79,12 @@ impl Shared {
         self.sites.iter().map(|site| site.stats.requests_active.load(Relaxed)).sum()
     }
 
+    /// TCP connections and tunnels that somebody waits for, on all workers.
+    #[must_use]
+    pub fn tunnels_wanted(&self) -> u64 {
+        self.sites.iter().map(|site| site.stats.tunnels_wanted.load(Relaxed)).sum()
+    }
+
     /// Clients' connections that have not taken all of their responses, on all workers.
     #[must_use]
     pub fn connections_blocked(&self) -> u64 {
@@ -95,6 +104,10 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Idle connections to pods.
     pub pool: RefCell<Pool>,
+    /// HTTP/2 connections to pods.
+    pub http2: Rc<RefCell<http2::Connections>>,
+    /// What passes through a tunnel is in here for a moment.
+    pub buffer: RefCell<Box<[u8]>>,
     /// Limits on connections that requests of this worker wait for.
     waited_for: RefCell<Vec<Arc<Gate>>>,
     /// Wakes those requests when a connection becomes idle.
@@ -113,6 +126,8 @@ impl Worker {
         Self {
             shared,
             pool: RefCell::default(),
+            http2: Rc::default(),
+            buffer: RefCell::new(vec![0; PASS].into()),
             waited_for: RefCell::default(),
             returned: Notify::new(),
             log: RefCell::new(log),
@@ -135,7 +150,9 @@ impl Worker {
 
     /// Keeps a connection to a pod for another request, or closes it where that cannot be.
     pub fn keep(&self, connection: Box<UpstreamConnection>) {
-        if let Some(gate) = connection.permit.as_ref().map(Permit::gate).filter(|gate| gate.is_waited_for()) {
+        if let Some(gate) =
+            connection.peer.permit.as_ref().map(Permit::gate).filter(|gate| gate.is_waited_for())
+        {
             if !self.waited_for.borrow().iter().any(|waited| Arc::ptr_eq(waited, gate)) {
                 // Another worker waits for its place.
                 return;
@@ -144,6 +161,18 @@ impl Worker {
         }
         self.pool.borrow_mut().put(connection);
         self.start_sweeping();
+    }
+
+    /// Keeps an HTTP/2 connection to a pod for all streams to it.
+    pub fn share(&self, connection: Rc<http2::Connection>) {
+        self.http2.borrow_mut().put(connection);
+        self.start_sweeping();
+    }
+
+    /// Closes idle connections to pods that are gone; HTTP/2 connections end with their last stream.
+    pub fn drop_gone(&self) {
+        self.pool.borrow_mut().drop_gone();
+        self.http2.borrow_mut().sweep();
     }
 
     /// A request of this worker waits for this limit on connections, until the guard is dropped.
@@ -181,12 +210,14 @@ impl Worker {
     /// Ends connections whose time is over; runs for as long as the worker, and sleeps while there are none.
     pub async fn sweep(&self) {
         loop {
-            if self.connections.borrow().is_empty() && self.pool.borrow().is_empty() {
+            let pods = self.pool.borrow().is_empty() && self.http2.borrow().is_empty();
+            if self.connections.borrow().is_empty() && pods {
                 self.sweeping.set(false);
                 self.needs_sweeping.notified().await;
             }
             sleep(SWEEP).await;
             self.expire_clients(Instant::now());
+            self.http2.borrow_mut().sweep();
             poll_fn(|cx| {
                 self.pool.borrow_mut().sweep(cx);
                 Poll::Ready(())
@@ -202,7 +233,11 @@ impl Worker {
     }
 
     fn expire_clients(&self, now: Instant) {
+        let draining = self.shared.is_draining();
         for (downstream, timeouts) in self.connections.borrow().values() {
+            if draining {
+                downstream.leave();
+            }
             let (phase, since) = downstream.phase();
             let limit = match phase {
                 Phase::Idle => timeouts.downstream_idle,
@@ -258,4 +293,9 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
     if tokio::runtime::Handle::try_current().is_ok() {
         drop(tokio::task::spawn_local(task));
     }
+}
+
+/// Like [`spawn`], for a task that may have to end before its end.
+pub fn spawn_abortable(task: impl Future<Output = ()> + 'static) -> Option<tokio::task::AbortHandle> {
+    tokio::runtime::Handle::try_current().ok().map(|_| tokio::task::spawn_local(task).abort_handle())
 }

@@ -71,7 +71,7 @@ impl Default for Memory {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_bytes: 60 * 1024, headers: 100, connections: None }
+        Self { head_bytes: 60 * 1024, headers: 100, streams: 1024, connections: None }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::kinds::print_duration;
 use crate::names;
 use crate::types::{
     AccessLog, Balance, CircuitBreakers, Config, Dns, HashOn, Host, LogFilter, Retry, Target, TargetPort,
-    Timeouts, Upstream,
+    Timeouts, Tls, Upstream,
 };
 
 impl Config {
@@ -105,10 +105,21 @@ impl Text {
         self.line("timeouts", timeouts(&upstream.timeouts));
         self.line("retry", retry(&upstream.retry));
         let connections = limits.connections.map_or_else(String::new, |most| format!(", {most} connections"));
-        let (bytes, fields) = (limits.head_bytes, limits.headers);
-        self.line("limits", format_args!("head {bytes} bytes, {fields} headers{connections}"));
+        self.line(
+            "limits",
+            format_args!(
+                "head {} bytes, {} headers, {} streams a connection{connections}",
+                limits.head_bytes, limits.headers, limits.streams
+            ),
+        );
         if let Some(breakers) = breakers(&upstream.circuit_breakers) {
             self.line("at most", breakers);
+        }
+        if let Some(what) = &upstream.tls {
+            self.line("tls", tls(what));
+        }
+        if let Some(version) = upstream.proxy_protocol {
+            self.line("proxy", format_args!("PROXY protocol {version}, one client to a pod's connection"));
         }
         let added = [
             (headers.append_x_forwarded_for, "x-forwarded-for (request)"),
@@ -178,6 +189,20 @@ fn timeouts(timeouts: &Timeouts) -> String {
         limit(timeouts.downstream_idle),
         print_duration(timeouts.upstream_idle),
     )
+}
+
+fn tls(tls: &Tls) -> String {
+    let trusted = match (&tls.ca_file, tls.insecure_skip_verify) {
+        (_, true) => "WITHOUT VERIFICATION: whoever answers is trusted".to_owned(),
+        (Some(file), false) => format!("authorities of {}", file.display()),
+        (None, false) => "authorities of the system".to_owned(),
+    };
+    let certificate = tls.client_certificate.as_ref();
+    let certificate = certificate.map_or_else(String::new, |files| {
+        format!(", our certificate {} with {}", files.cert_file.display(), files.key_file.display())
+    });
+    let alpn = list(tls.alpn.iter().cloned()).map_or_else(String::new, |alpn| format!(", ALPN {alpn}"));
+    format!("{}, {trusted}{certificate}{alpn}", tls.server_name)
 }
 
 fn retry(retry: &Retry) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::health::{write_health_check, write_outlier_detection, write_slow_start};
 use crate::names;
 use crate::raw::{self, Document};
-use crate::types::{AccessLog, Config, Dns, Upstream};
+use crate::types::{AccessLog, Config, Dns, Tls, Upstream};
 
 impl Config {
     /// The document that loads to exactly this configuration; every default is written out.
@@ -103,13 +103,28 @@ fn upstream(upstream: &Upstream) -> raw::Upstream {
         limits: Some(raw::Limits {
             head_bytes: Some(limits.head_bytes),
             headers: Some(limits.headers),
+            streams: Some(limits.streams),
             connections: limits.connections,
         }),
         headers: Some(raw::Headers {
             append_x_forwarded_for: Some(headers.append_x_forwarded_for),
             expose_upstream: Some(headers.expose_upstream),
         }),
+        tls: upstream.tls.as_ref().map(tls),
+        proxy_protocol: upstream.proxy_protocol,
         lazy: Some(upstream.lazy),
+    }
+}
+
+fn tls(tls: &Tls) -> raw::Tls {
+    let certificate = tls.client_certificate.as_ref();
+    raw::Tls {
+        server_name: Some(tls.server_name.clone()),
+        ca_file: tls.ca_file.clone(),
+        cert_file: certificate.map(|files| files.cert_file.clone()),
+        key_file: certificate.map(|files| files.key_file.clone()),
+        alpn: Some(tls.alpn.clone()),
+        insecure_skip_verify: Some(tls.insecure_skip_verify),
     }
 }
 

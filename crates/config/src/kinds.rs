@@ -14,7 +14,7 @@ use crate::error::Fault;
 use crate::form::{Kind, Scalar};
 use crate::nearest::nearest;
 use crate::target::{parse_address, parse_dns_server, parse_domain, parse_label};
-use crate::types::{CheckProtocol, Protocol, RetryOn, Target};
+use crate::types::{CheckProtocol, Protocol, ProxyProtocol, RetryOn, Target};
 
 /// A value that is written as text.
 const fn text<T: fmt::Display>(parse: fn(&str) -> Result<T, Fault>) -> Kind<T> {
@@ -56,6 +56,10 @@ pub(crate) const PROTOCOL: Kind<Protocol> = text(|text| parse_word(text, &PROTOC
 pub(crate) const CHECK_PROTOCOL: Kind<CheckProtocol> = text(|text| parse_word(text, &CHECK_PROTOCOLS));
 pub(crate) const RETRY_ON: Kind<RetryOn> = text(|text| parse_word(text, &RETRY_CONDITIONS));
 
+pub(crate) const PROXY_PROTOCOL: Kind<ProxyProtocol> = text(|text| parse_word(text, &PROXY_PROTOCOLS));
+pub(crate) const SERVER_NAME: Kind<String> = text(parse_server_name);
+pub(crate) const ALPN: Kind<String> = text(parse_alpn);
+
 pub(crate) const DURATION: Kind<Duration> = duration(parse_duration);
 pub(crate) const POSITIVE_DURATION: Kind<Duration> = duration(|text| at_least(text, Duration::from_nanos(1)));
 /// Below this, answers with a TTL of zero would have DNS asked without a pause.
@@ -72,6 +76,9 @@ pub(crate) const HEAD_BYTES: Kind<usize> =
 /// A header map holds some 24,000 fields.
 pub(crate) const HEADERS: Kind<usize> =
     number(|text| parse_whole(text, 1..=10_000), |headers| Value::from(*headers));
+/// More would be one connection's worth of everybody's memory.
+pub(crate) const STREAMS: Kind<u32> =
+    number(|text| parse_whole(text, 1..=65_536), |streams| Value::from(*streams));
 pub(crate) const COUNT: Kind<u32> =
     number(|text| parse_whole(text, 0..=1_000_000_000), |count| Value::from(*count));
 pub(crate) const POSITIVE_COUNT: Kind<u32> =
@@ -94,10 +101,17 @@ pub(crate) const SWITCH: Kind<bool> =
 /// The words of an enumeration.
 type Words<T, const N: usize> = [(&'static str, T); N];
 
-const PROTOCOLS: Words<Protocol, 2> = [("auto", Protocol::Auto), ("http1", Protocol::Http1)];
+const PROTOCOLS: Words<Protocol, 5> = [
+    ("auto", Protocol::Auto),
+    ("http1", Protocol::Http1),
+    ("h2c", Protocol::H2c),
+    ("grpc", Protocol::Grpc),
+    ("tcp", Protocol::Tcp),
+];
+const PROXY_PROTOCOLS: Words<ProxyProtocol, 2> = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
 const CHECK_PROTOCOLS: Words<CheckProtocol, 3> =
     [("http", CheckProtocol::Http), ("tcp", CheckProtocol::Tcp), ("grpc", CheckProtocol::Grpc)];
-const RETRY_CONDITIONS: Words<RetryOn, 8> = [
+const RETRY_CONDITIONS: Words<RetryOn, 13> = [
     ("connect-failure", RetryOn::ConnectFailure),
     ("refused-stream", RetryOn::RefusedStream),
     ("reset", RetryOn::Reset),
@@ -106,6 +120,11 @@ const RETRY_CONDITIONS: Words<RetryOn, 8> = [
     ("retriable-4xx", RetryOn::Retriable4xx),
     ("retriable-status-codes", RetryOn::StatusCodes),
     ("retriable-headers", RetryOn::Headers),
+    ("cancelled", RetryOn::GrpcCancelled),
+    ("deadline-exceeded", RetryOn::GrpcDeadlineExceeded),
+    ("resource-exhausted", RetryOn::GrpcResourceExhausted),
+    ("internal", RetryOn::GrpcInternal),
+    ("unavailable", RetryOn::GrpcUnavailable),
 ];
 
 macro_rules! display {
@@ -121,6 +140,7 @@ macro_rules! display {
 
 display! {
     Protocol: PROTOCOLS;
+    ProxyProtocol: PROXY_PROTOCOLS;
     CheckProtocol: CHECK_PROTOCOLS;
     RetryOn: RETRY_CONDITIONS;
 }
@@ -237,6 +257,26 @@ fn parse_name(text: &str) -> Result<String, Fault> {
     }
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(Fault::new("a name with a space or control character", "use '-' in its place"));
+    }
+    Ok(text.to_owned())
+}
+
+/// What a certificate can name: a DNS name, or an address without port and brackets.
+fn parse_server_name(text: &str) -> Result<String, Fault> {
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    if text.contains(':') {
+        return Err(Fault::new("a name has no port", "write the name alone, e.g. backend.default.svc"));
+    }
+    parse_domain(text).map(|name| name.trim_end_matches('.').to_owned())
+}
+
+/// A protocol's name in TLS (RFC 7301 §3.1): 1 to 255 bytes.
+fn parse_alpn(text: &str) -> Result<String, Fault> {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if text.is_empty() || text.len() > 255 || !printable {
+        return Err(Fault::new("no protocol's name", "write one such as http/1.1 or postgresql"));
     }
     Ok(text.to_owned())
 }
@@ -371,6 +411,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in ".*") {
             let _ = (parse_duration(&text), parse_name(&text), parse_prefix(&text), parse_log_level(&text));
+            let _ = (parse_server_name(&text), parse_alpn(&text));
             let _ = (parse_admin_address(&text), parse_dns_server(&text), parse_domain(&text), parse_label(&text));
             let _ = (parse_header_name(&text), parse_header_value(&text), parse_share(&text), parse_path(&text));
         }

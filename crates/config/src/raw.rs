@@ -18,7 +18,7 @@ use crate::balance::{self, Policy};
 use crate::error::Problems;
 use crate::form::{Form as _, List, Reader as _, Table, overlay_field, read, read_field};
 use crate::kinds;
-use crate::types::{Balance, CheckProtocol, Protocol, RetryOn, Target};
+use crate::types::{Balance, CheckProtocol, Protocol, ProxyProtocol, RetryOn, Target};
 
 form! {
     /// The whole document. `protocol`, `balance`, `timeouts`, `retry`, `limits` and `headers` at the top
@@ -26,7 +26,7 @@ form! {
     pub struct Document {
         /// What the app connects to.
         upstreams: Vec<Upstream> = List(Table),
-        /// What the app speaks.
+        /// What the pods speak.
         protocol: Protocol = kinds::PROTOCOL,
         /// How a pod is chosen.
         balance: Balance = balance::Either,
@@ -76,7 +76,7 @@ form! {
         target: Target = kinds::TARGET,
         /// Used while the target does not exist.
         fallback: Target = kinds::TARGET,
-        /// What the app speaks.
+        /// What the pods speak.
         protocol: Protocol = kinds::PROTOCOL,
         /// How a pod is chosen.
         balance: Balance = balance::Either,
@@ -100,6 +100,10 @@ form! {
         limits: Limits = Table,
         /// What is added to requests and responses.
         headers: Headers = Table,
+        /// TLS towards the pods; `{}` is TLS with its defaults.
+        tls: Tls = Table,
+        /// How the pods are told who the client is, below HTTP.
+        proxy_protocol: ProxyProtocol = kinds::PROXY_PROTOCOL,
         /// Resolved at the first connection only.
         lazy: bool = kinds::SWITCH,
     }
@@ -118,7 +122,7 @@ form! {
         connect: Duration = kinds::POSITIVE_DURATION,
         /// From the end of the request to the end of the response.
         request: Duration = kinds::DURATION,
-        /// Without a byte in either direction within a request.
+        /// Without a byte in either direction within a request, a tunnel or a TCP connection.
         idle: Duration = kinds::DURATION,
         /// For a request head, from its first byte.
         head: Duration = kinds::DURATION,
@@ -266,6 +270,8 @@ form! {
         head_bytes: usize = kinds::HEAD_BYTES,
         /// Header fields, 1 to 10,000.
         headers: usize = kinds::HEADERS,
+        /// HTTP/2 streams at a time on one client's connection, 1 to 65,536.
+        streams: u32 = kinds::STREAMS,
         /// Clients' connections; no limit unless given.
         connections: u32 = kinds::POSITIVE_COUNT,
     }
@@ -276,6 +282,22 @@ form! {
         append_x_forwarded_for: bool = kinds::SWITCH,
         /// Add `x-whichpod-upstream` and `x-whichpod-pod` to responses.
         expose_upstream: bool = kinds::SWITCH,
+    }
+
+    /// TLS towards the pods.
+    pub struct Tls {
+        /// SNI, and the name that the certificate must have; the target's host unless given.
+        server_name: String = kinds::SERVER_NAME,
+        /// Authorities that are trusted (PEM); the system's unless given.
+        ca_file: PathBuf = kinds::PATH,
+        /// Our own certificate (PEM); goes with `key_file`.
+        cert_file: PathBuf = kinds::PATH,
+        /// Its private key (PEM).
+        key_file: PathBuf = kinds::PATH,
+        /// Protocols that are offered, the favourite first.
+        alpn: Vec<String> = List(kinds::ALPN),
+        /// Trusts whoever answers; for tests.
+        insecure_skip_verify: bool = kinds::SWITCH,
     }
 
     /// How names are resolved.

@@ -105,7 +105,8 @@ pub const SETTINGS: &[Setting] = &[
                up by SRV, needs LISTEN). Repeatable. These take the place of all upstreams of the document",
         set: |layer, given| layer.document.upstreams = given.many(parse_upstream) },
     Setting { flag: flag::PROTOCOL, variable: variable::PROTOCOL, key: "protocol", takes: Takes::One,
-        value: "WORD", help: "What the app speaks, for every upstream: auto (default) or http1",
+           value: "WORD", help: "What the pods of every upstream speak: auto (as the app; default), http1, h2c, grpc or \
+               tcp (default for ports of mail, databases and caches)",
         set: |layer, given| layer.document.protocol = given.one(&kinds::PROTOCOL) },
     Setting { flag: flag::BALANCE, variable: variable::BALANCE, key: "balance", takes: Takes::One,
         value: "WORD", help: "How a pod is chosen, for every upstream: round_robin (default), least_request, ewma, random, or \
@@ -118,7 +119,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "DURATION", help: "From the end of a request to the end of its response (default 0s: off)",
         set: |layer, given| timeouts(layer).request = given.one(&kinds::DURATION) },
     Setting { flag: flag::IDLE_TIMEOUT, variable: variable::IDLE_TIMEOUT, key: "timeouts.idle", takes: Takes::One,
-        value: "DURATION", help: "Without a byte in either direction within a request (default 0s: off)",
+        value: "DURATION", help: "Without a byte in either direction within a request, tunnel or TCP connection (default 0s: off)",
         set: |layer, given| timeouts(layer).idle = given.one(&kinds::DURATION) },
     Setting { flag: flag::RETRY_ON, variable: variable::RETRY_ON, key: "retry.on", takes: Takes::Many,
         value: "WORD", help: "What is tried again, in Envoy's words (default connect-failure,refused-stream)",

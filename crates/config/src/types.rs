@@ -40,7 +40,7 @@ pub struct Upstream {
     pub target: Target,
     /// Used while the target does not exist: the Service's own name (a virtual IP).
     pub fallback: Option<Target>,
-    /// What the app speaks.
+    /// What the pods speak.
     pub protocol: Protocol,
     /// How a pod is chosen.
     pub balance: Balance,
@@ -64,6 +64,10 @@ pub struct Upstream {
     pub limits: Limits,
     /// What is added to requests and responses.
     pub headers: Headers,
+    /// TLS towards the pods; `None`: clear text.
+    pub tls: Option<Tls>,
+    /// How the pods are told who the client is; `None`: not below HTTP.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Resolved at the first connection only, and not waited for by `/ready` (upstreams of `"*"`).
     pub lazy: bool,
 }
@@ -95,14 +99,54 @@ pub enum TargetPort {
     Name(String),
 }
 
-/// What the app speaks to the listener.
+/// What the pods speak. The app may speak HTTP/1 or HTTP/2 to any of them: its first bytes tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// Decided by the first bytes.
+    /// What the app speaks, decided by its first bytes; when it stays silent for 250 ms, a pod is connected to, and
+    /// whoever speaks first decides.
     #[default]
     Auto,
-    /// HTTP/1.0 and HTTP/1.1.
+    /// HTTP/1.1.
     Http1,
+    /// HTTP/2 in clear text, with prior knowledge.
+    H2c,
+    /// gRPC: HTTP/2 in clear text.
+    Grpc,
+    /// Bytes, whatever they mean: one pod a connection.
+    Tcp,
+}
+
+/// TLS towards the pods. Files are read by whoever runs with this, and read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// SNI, and the name that the certificate must have (default: the target's host).
+    pub server_name: String,
+    /// Authorities that are trusted (PEM); `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its private key (PEM).
+    pub client_certificate: Option<ClientCertificate>,
+    /// Protocols that are offered, the favourite first (default: `http/1.1` in protocol http1, `h2` in h2c and grpc, else none).
+    pub alpn: Vec<String>,
+    /// Trusts whoever answers.
+    pub insecure_skip_verify: bool,
+}
+
+/// A certificate and its private key, as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The chain, our own certificate first.
+    pub cert_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How a pod is chosen.
@@ -278,7 +322,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the end of the request to the end of the response (default off).
     pub request: Option<Duration>,
-    /// Without a byte in either direction within a request (default off).
+    /// Without a byte in either direction within a request, a tunnel or a TCP connection (default off).
     pub idle: Option<Duration>,
     /// For a request head, from its first byte (default 10 s).
     pub head: Option<Duration>,
@@ -334,6 +378,16 @@ pub enum RetryOn {
     StatusCodes,
     /// `retriable-headers`
     Headers,
+    /// `cancelled`: gRPC status 1
+    GrpcCancelled,
+    /// `deadline-exceeded`: gRPC status 4
+    GrpcDeadlineExceeded,
+    /// `resource-exhausted`: gRPC status 8
+    GrpcResourceExhausted,
+    /// `internal`: gRPC status 13
+    GrpcInternal,
+    /// `unavailable`: gRPC status 14
+    GrpcUnavailable,
 }
 
 /// What clients may do.
@@ -343,6 +397,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Header fields (default 100).
     pub headers: usize,
+    /// HTTP/2 streams at a time on one client's connection (default 1,024).
+    pub streams: u32,
     /// Clients' connections to this upstream; further ones are closed at once. `None`: no limit.
     pub connections: Option<u32>,
 }

@@ -15,3 +15,4 @@ pub mod metrics;
 pub mod readiness;
 
 pub mod shutdown;
+pub mod tls;

@@ -47,7 +47,7 @@ fn sidecar(diagnostics: Option<Diagnostics>) -> Sidecar {
     };
     let discovery = Discovery::new(Arc::new(OneAnswer::default()), Options::default());
     let site = |upstream: &whichpod_config::Upstream| {
-        Arc::new(Site::new(upstream.clone(), discovery.add(crate::translate::settings(upstream))))
+        Arc::new(Site::new(upstream.clone(), discovery.add(crate::translate::settings(upstream)), None))
     };
     let sites = config.upstreams.iter().map(site).collect();
     let format = log_format::compile("text").unwrap().format;

@@ -1,6 +1,6 @@
 //! Talking to a cluster: `kubectl`, and threads that enter the cluster's network.
 
-use crate::{certificates::Authority, programs, wait_for};
+use crate::{Image, certificates::Authority, folder, node, programs, wait_for};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Somebody with all rights on a cluster.
 #[derive(Debug, Clone)]
 pub struct Client {
-    kubenode: PathBuf,
+    /// `kubectl`, as a command line; never empty.
+    kubectl: Vec<PathBuf>,
     kubeconfig: PathBuf,
     /// The process whose network namespace reaches the cluster, if that is not this one's.
     namespaces_of: Option<u32>,
@@ -36,17 +37,28 @@ impl Client {
     /// The cluster that the environment tells tests to use, if it does.
     pub fn of_environment() -> Result<Option<Self>> {
         let chosen = std::env::var_os(KUBECONFIG_VARIABLE).filter(|value| !value.is_empty());
-        chosen.map(|path| Self::new(path.into())).transpose()
+        let Some(path) = chosen else { return Ok(None) };
+        let path = PathBuf::from(path);
+        let of_ours = path.with_file_name(NAMESPACE_FILE).exists();
+        match programs::in_path("kubectl").filter(|_| !of_ours) {
+            // Somebody's own cluster comes with somebody's own kubectl.
+            Some(kubectl) => Self::with_kubectl(path, vec![kubectl]).map(Some),
+            None => Self::new(path).map(Some),
+        }
     }
 
     /// For the cluster that this kubeconfig names.
     pub fn new(kubeconfig: PathBuf) -> Result<Self> {
+        Self::with_kubectl(kubeconfig, vec![programs::kubenode()?, "kubectl".into()])
+    }
+
+    fn with_kubectl(kubeconfig: PathBuf, kubectl: Vec<PathBuf>) -> Result<Self> {
         ensure!(kubeconfig.is_file(), "there is no kubeconfig {}", kubeconfig.display());
         let namespaces_of = match std::fs::read_to_string(kubeconfig.with_file_name(NAMESPACE_FILE)) {
             Ok(process) => Some(process.trim().parse().context("not a process id")?),
             Err(_) => None,
         };
-        Ok(Self { kubenode: programs::kubenode()?, kubeconfig, namespaces_of })
+        Ok(Self { kubectl, kubeconfig, namespaces_of })
     }
 
     /// Makes every client of the kubeconfig in `folder` enter the namespaces of this process.
@@ -61,6 +73,20 @@ impl Client {
 
     pub(crate) fn namespaces_of(&self) -> Option<u32> {
         self.namespaces_of
+    }
+
+    /// Brings an image to the cluster if that is a node of ours; others must have it already (see README.md).
+    /// Pods must say `imagePullPolicy: Never` or `IfNotPresent`.
+    pub fn import(&self, image: &Image) -> Result<()> {
+        self.namespaces_of.map_or(Ok(()), |process| node::import(process, image))
+    }
+
+    /// Leaves the folder of the cluster, if it is one of ours, for a look when the cluster has ended.
+    pub fn keep_logs(&self) -> Result<()> {
+        if self.namespaces_of.is_none() {
+            return Ok(());
+        }
+        Ok(std::fs::write(self.kubeconfig.with_file_name(folder::FAILED_FILE), "")?)
     }
 
     /// What goes before a command line to run it where the cluster's addresses are reachable; nothing for here.
@@ -96,8 +122,8 @@ impl Client {
 
     /// `kubectl` with these arguments, not yet run.
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(&self.kubenode);
-        command.arg("kubectl").arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
+        let mut command = self.command(&self.kubectl[0]);
+        command.args(&self.kubectl[1..]).arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         // Every cluster has the same address, so what one has learned of its API must not be kept for the next.
         command.env("KUBECACHEDIR", format!("{}-cache", self.kubeconfig.display()));
         command.env("KUBECTL_KUBERC", "false").stdin(Stdio::null());
@@ -119,6 +145,13 @@ impl Client {
         let mut command = self.command(programs::helm()?);
         command.args(arguments).env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());
         succeeded("helm", &arguments.join(" "), &command.output().context("cannot run helm")?)
+    }
+
+    /// Runs the command `whichpod` with these arguments, whatever comes of it.
+    pub fn whichpod(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.command(&programs::ours()?.command);
+        command.args(arguments).env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());
+        command.output().context("cannot run whichpod")
     }
 
     /// `kubectl get` with these arguments, as JSON.

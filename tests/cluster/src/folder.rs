@@ -12,6 +12,8 @@ use std::time::Duration;
 const PREFIX: &str = "whichpod-cluster-";
 /// In a folder that is left for somebody to look at: nobody else removes it.
 const KEPT_FILE: &str = "kept";
+/// In the folder of a cluster on which a test failed: it is kept when the cluster ends.
+pub(crate) const FAILED_FILE: &str = "failed";
 /// Folders that are not locked yet.
 const NEW_PREFIX: &str = ".whichpod-new-";
 /// Makes every folder be kept, as a failed test does for its own.
@@ -85,7 +87,8 @@ fn write_private(path: &Path, content: &[u8]) -> Result<PathBuf> {
 impl Drop for Folder {
     fn drop(&mut self) {
         let asked = std::env::var_os(KEEP_VARIABLE).is_some_and(|value| !value.is_empty());
-        if !(asked || self.keep.load(Ordering::Relaxed) || std::thread::panicking()) {
+        let failed = std::thread::panicking() || self.path.join(FAILED_FILE).exists();
+        if !(asked || failed || self.keep.load(Ordering::Relaxed)) {
             remove(&self.path);
             return;
         }
@@ -110,6 +113,11 @@ fn all_in(parent: &Path) -> Vec<(PathBuf, bool)> {
     let paths = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
     let ours = paths.filter(|path| name_of(path).starts_with(PREFIX) && !path.join(KEPT_FILE).exists());
     ours.filter_map(|path| File::open(&path).ok().map(|folder| (path, folder.try_lock().is_err()))).collect()
+}
+
+/// Removes what clusters whose owner was killed have left, as every start does.
+pub fn clear() {
+    sweep(&std::env::temp_dir());
 }
 
 /// Removes the folders that nobody holds.

@@ -18,11 +18,17 @@ pub struct Answer {
 
 /// Asks once, on a connection of its own (HTTP/1.0, so that the answer ends with the connection).
 pub fn http_get(address: SocketAddr, path: &str) -> Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    http_send(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"))
+}
+
+/// Sends this request, head and body, on a connection of its own, which the server must close after its answer.
+pub fn http_send(address: SocketAddr, request: &str) -> Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT).context("cannot connect")?;
     stream.set_read_timeout(Some(LIMIT))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    stream.set_nodelay(true)?;
+    stream.write_all(request.as_bytes()).context("cannot send")?;
     let mut text = Vec::new();
-    stream.read_to_end(&mut text)?;
+    stream.read_to_end(&mut text).context("cannot read the answer")?;
     parse(&String::from_utf8_lossy(&text)).with_context(|| format!("no HTTP answer from {address}"))
 }
 

@@ -1,7 +1,7 @@
 //! Container images of a few files, without a container engine.
 
 use crate::programs::hex;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -44,12 +44,13 @@ impl Image {
         }
     }
 
-    /// An image that runs one static program.
+    /// An image that runs one program, and has nothing else if that is static.
     pub fn of_program(name: &str, program: &Path) -> Result<Self> {
         let file_name =
             program.file_name().and_then(|name| name.to_str()).context("the program has no name")?;
         let inside = format!("/{file_name}");
-        Self::new(name).copy(program, &inside)?.entrypoint(&[&inside]).checked_static(&inside)
+        let image = Self::new(name).copy(program, &inside)?.entrypoint(&[&inside]);
+        if image.is_static(&inside)? { Ok(image) } else { image.copy_libraries(program) }
     }
 
     /// The name that pods ask for.
@@ -81,13 +82,18 @@ impl Image {
     }
 
     /// Adds one of this machine's programs with every shared library it is linked to, all in their places.
-    pub fn copy_linked(mut self, program: &str) -> Result<Self> {
+    pub fn copy_linked(self, program: &str) -> Result<Self> {
+        self.copy_libraries(Path::new(program))?.copy(Path::new(program), program)
+    }
+
+    fn copy_libraries(mut self, program: &Path) -> Result<Self> {
         let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
-        ensure!(output.status.success(), "ldd {program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ldd {}: {}", program.display(), complaint.trim());
         for library in linked(&String::from_utf8_lossy(&output.stdout))? {
             self = self.copy(Path::new(&library), &library)?;
         }
-        self.copy(Path::new(program), program)
+        Ok(self)
     }
 
     /// The command line that runs unless a pod says another.
@@ -111,16 +117,13 @@ impl Image {
         self
     }
 
-    fn checked_static(self, path: &str) -> Result<Self> {
+    fn is_static(&self, path: &str) -> Result<bool> {
         let content =
             &self.files.get(&inside(path)).with_context(|| format!("no {path} in the image"))?.content;
         ensure!(content.starts_with(b"\x7fELF"), "{path} is no program");
-        // Whatever is not static names its loader, and an image without one cannot say what is wrong.
+        // Whatever is not static names its loader.
         let loader = b"/ld-linux";
-        if content.windows(loader.len()).take(1 << 12).any(|window| window == loader) {
-            bail!("{path} is not linked statically: nothing in its image could run it");
-        }
-        Ok(self)
+        Ok(!content.windows(loader.len()).take(1 << 12).any(|window| window == loader))
     }
 
     /// The image as a tar archive of an OCI image layout (image-spec v1.0), as `ctr images import` takes it.
@@ -141,18 +144,17 @@ impl Image {
         .into_bytes();
         let mut described = descriptor(MANIFEST, &manifest);
         described["annotations"] = json!({ "io.containerd.image.name": self.name });
+        // What `docker load` understands that knows no OCI layouts.
+        let blob = |content: &[u8]| digest_of(content).replace("sha256:", "blobs/sha256/");
+        let docker = json!([{ "Config": blob(&config), "RepoTags": [self.name], "Layers": [blob(&layer)] }]);
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [described] });
 
         let mut archive = tar::Builder::new(Vec::new());
         append(&mut archive, Path::new("oci-layout"), 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         append(&mut archive, Path::new("index.json"), 0o644, index.to_string().as_bytes())?;
-        for blob in [&layer, &config, &manifest] {
-            append(
-                &mut archive,
-                Path::new(&digest_of(blob).replace("sha256:", "blobs/sha256/")),
-                0o644,
-                blob,
-            )?;
+        append(&mut archive, Path::new("manifest.json"), 0o644, docker.to_string().as_bytes())?;
+        for content in [&layer, &config, &manifest] {
+            append(&mut archive, Path::new(&blob(content)), 0o644, content)?;
         }
         Ok(archive.into_inner()?)
     }
@@ -261,6 +263,11 @@ mod tests {
         let manifest: Value = serde_json::from_slice(&blob(described)).unwrap();
         let config: Value = serde_json::from_slice(&blob(&manifest["config"])).unwrap();
         assert_eq!(config["config"]["Entrypoint"], json!(["/a"]));
+        let docker: Value = serde_json::from_slice(&archive["manifest.json"].1).unwrap();
+        assert_eq!(docker[0]["RepoTags"], json!(["example.test/a:1"]));
+        for path in [&docker[0]["Config"], &docker[0]["Layers"][0]] {
+            assert!(archive.contains_key(path.as_str().unwrap()));
+        }
         assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
 
         let layer = entries(&blob(&manifest["layers"][0]));
@@ -273,9 +280,9 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_could_not_run_in_an_empty_image_is_refused() {
-        let error = Image::of_program("example.test/sh:1", Path::new("/bin/sh")).unwrap_err().to_string();
-        assert_eq!(error, "/sh is not linked statically: nothing in its image could run it");
+    fn a_program_that_is_not_static_brings_its_libraries() {
+        let image = Image::of_program("example.test/sh:1", Path::new("/bin/sh")).unwrap();
+        assert!(image.files.keys().any(|path| path.to_string_lossy().contains("ld-linux")));
         let error = Image::of_program("example.test/x:1", Path::new("/etc/passwd")).unwrap_err().to_string();
         assert_eq!(error, "/passwd is no program");
         let error = Image::of_program("example.test/x:1", Path::new("/no/such")).unwrap_err().to_string();

@@ -4,20 +4,40 @@ use crate::{Image, programs};
 use anyhow::Result;
 use std::path::Path;
 
-/// What the backend's image is called.
-pub const BACKEND: &str = "whichpod.test/backend:1";
+/// What the apps' image is called: `serve PORT` is the backend, which is also what runs by default, on port 10000, and
+/// `relay PORT HOST:PORT` is a service that calls another. See `tests/app`.
+pub const APP: &str = "whichpod.test/app:1";
 /// What nginx's image is called.
 pub const NGINX: &str = "whichpod.test/nginx:1";
+/// What the sidecar's image is called when a chart without values asks for it.
+pub const SIDECAR: &str = concat!("docker.io/library/whichpod-sidecar:", env!("CARGO_PKG_VERSION"));
+/// What the webhook's image is called when a chart without values asks for it.
+pub const WEBHOOK: &str = concat!("docker.io/library/whichpod-webhook:", env!("CARGO_PKG_VERSION"));
 
 /// What a user's hands need inside a pod; each is BusyBox by another name.
 const TOOLS: [&str; 6] = ["sh", "cat", "nslookup", "ps", "sleep", "wget"];
+/// What runs as a user with a number needs no name, but nobody should be root.
+const NOBODY: &str = "65532:65532";
 
-/// Answers on port 10000 with the name of its pod (see `src/bin/echo.rs`), and has a shell and a few tools.
-///
-/// It does not end by itself when told to: it serves for all of its pod's `terminationGracePeriodSeconds`.
-pub fn backend() -> Result<Image> {
-    let image = Image::new(BACKEND).copy(&programs::echo()?, "/backend")?.entrypoint(&["/backend"]);
-    with_tools(image)
+/// Every image that the tests' pods use.
+pub fn all() -> Result<[Image; 4]> {
+    Ok([app()?, nginx()?, sidecar()?, webhook()?])
+}
+
+/// The apps, with a shell and a few tools.
+pub fn app() -> Result<Image> {
+    let image = Image::of_program(APP, &programs::ours()?.app)?;
+    with_tools(image.entrypoint(&["/app", "serve", "10000"]))
+}
+
+/// The sidecar as it ships.
+pub fn sidecar() -> Result<Image> {
+    Ok(Image::of_program(SIDECAR, &programs::ours()?.sidecar)?.user(NOBODY))
+}
+
+/// The webhook as it ships.
+pub fn webhook() -> Result<Image> {
+    Ok(Image::of_program(WEBHOOK, &programs::ours()?.webhook)?.user(NOBODY))
 }
 
 /// Debian's nginx; pods bring `/etc/nginx/nginx.conf`. It runs as any user and logs errors to its output.
@@ -33,6 +53,8 @@ pub fn nginx() -> Result<Image> {
 
 fn with_tools(image: Image) -> Result<Image> {
     let image = image.copy(Path::new("/bin/busybox"), "/bin/busybox")?;
+    // As every distribution has it: the C library alone would ask DNS first.
+    let image = image.file("/etc/nsswitch.conf", 0o644, "hosts: files dns\n");
     Ok(TOOLS.into_iter().fold(image, |image, tool| {
         let script = format!("#!/bin/busybox sh\nexec /bin/busybox {tool} \"$@\"\n");
         image.file(&format!("/bin/{tool}"), 0o755, script)

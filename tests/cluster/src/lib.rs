@@ -1,8 +1,8 @@
 //! A real Kubernetes for tests: no container registry, no Docker, nothing left running.
 //!
 //! [`ControlPlane`] takes a few seconds and no privilege, and is enough for admission. [`Node`] also runs pods, needs
-//! root, and lives in namespaces of its own: reach it by its [`Client`]. [`programs`] builds what they are made of,
-//! once. Every process that is started here ends with this one, even if this one is killed.
+//! root, and lives in namespaces of its own: reach it by its [`Client`]. [`Cluster`] is a node or somebody's own
+//! cluster. [`programs`] builds what they are made of, once. Every process that is started here ends with this one, even if this one is killed.
 
 /// A line for whoever waits at a terminal or reads a test's output.
 macro_rules! say {
@@ -12,6 +12,7 @@ macro_rules! say {
 mod certificates;
 mod cgroup;
 mod client;
+mod cluster;
 mod control_plane;
 mod folder;
 mod http;
@@ -26,8 +27,10 @@ mod wait;
 
 pub use certificates::{Authority, KeyedCertificate};
 pub use client::{Client, KUBECONFIG_VARIABLE, Namespace, pod_webhook};
+pub use cluster::{Cluster, Shared};
 pub use control_plane::{Component, ControlPlane, SERVICE_RANGE};
-pub use http::{Answer, http_get};
+pub use folder::clear;
+pub use http::{Answer, http_get, http_send};
 pub use image::Image;
 pub use node::{Dns, NODE_ADDRESS, NODE_NAME, Node, POD_RANGE};
 pub use standing::{Extent, down, hold, up};

@@ -12,10 +12,10 @@ use crate::{cgroup, programs, settings, wait_for};
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The node's address; every NodePort is there.
@@ -65,18 +65,10 @@ impl Node {
         let Some(client) = Client::of_environment()? else { return Self::start_own() };
         ensure!(
             client.namespaces_of().is_some(),
-            "{} is not a node's kubeconfig as `whichpod-cluster up` prints it, and images can be brought to no other",
+            "{} is not a node's kubeconfig as `whichpod-cluster up` prints it, and this test stops the node's programs",
             client.kubeconfig().display()
         );
         Ok(Self { control_plane: ControlPlane::attach(client)? })
-    }
-
-    /// One for all tests of a process, started by the first that asks. Its folder, and empty control groups, stay until
-    /// the next start.
-    pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Node> = OnceLock::new();
-        #[expect(clippy::panic, reason = "only tests ask, and none of them can go on")]
-        SHARED.get_or_init(|| Self::start().unwrap_or_else(|error| panic!("no node: {error:#}")))
     }
 
     /// Starts one whatever the environment says.
@@ -97,7 +89,7 @@ impl Node {
 
     fn complete(&mut self, kubenode: &Path, pause: &Image) -> Result<()> {
         self.wait_for_containerd()?;
-        self.import(pause)?;
+        self.client().import(pause)?;
         self.start_programs(kubenode)?;
         self.client().apply(&settings::dns_service().to_string())?;
         self.ready()
@@ -187,23 +179,16 @@ impl Node {
         &self.control_plane
     }
 
-    /// Brings an image to the node; pods must say `imagePullPolicy: Never` or `IfNotPresent`.
-    pub fn import(&self, image: &Image) -> Result<()> {
-        let client = self.client();
-        let namespaces = client.namespaces_of().context("the cluster is not a node of ours")?;
-        let archive = tempfile::Builder::new()
-            .suffix(".tar")
-            .tempfile_in(client.kubeconfig().parent().context("the kubeconfig is in no folder")?)?;
-        fs::write(archive.path(), image.archive()?)?;
-        let output = ctr(namespaces).args(["images", "import"]).arg(archive.path()).output()?;
-        let message = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "containerd did not take the image {}: {}",
-            image.name(),
-            message.trim()
-        );
-        Ok(())
+    /// Runs `work` while this program is away, and starts it again.
+    pub fn without<T>(&mut self, component: Component, work: impl FnOnce(&Client) -> T) -> Result<T> {
+        let client = self.client().clone();
+        let (_, programs) = self.control_plane.parts()?;
+        let stopped = programs.stop(component.program())?;
+        let result = work(&client);
+        let (_, programs) = self.control_plane.parts()?;
+        programs.start_again(stopped)?;
+        self.ready()?;
+        Ok(result)
     }
 
     /// Ends a program at once, as a crash does, starts it again and waits until the node is ready.
@@ -270,6 +255,21 @@ fn ctr(namespaces: u32) -> Command {
     command
 }
 
+/// Brings an image to the node in the namespaces of this process.
+pub(crate) fn import(namespaces: u32, image: &Image) -> Result<()> {
+    let mut archive = tempfile::NamedTempFile::with_suffix(".tar")?;
+    archive.write_all(&image.archive()?)?;
+    let output = ctr(namespaces).args(["images", "import"]).arg(archive.path()).output()?;
+    let message = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "containerd did not take the image {}: {}",
+        image.name(),
+        message.trim()
+    );
+    Ok(())
+}
+
 fn containerd(folder: &Folder, plugins: &Path) -> Result<[OsString; 3]> {
     folder.write("cni/10-pods.conflist", settings::network().to_string())?;
     let text = include_str!("../config/containerd.toml")
@@ -295,9 +295,7 @@ fn check_machine() -> Result<PathBuf> {
     let mut missing = Vec::new();
     let needed =
         ["containerd", "ctr", "runc", "ip", "iptables", "conntrack", "mount", "unshare", "nsenter", "sh"];
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let programs = needed.iter().filter(|name| !folders.iter().any(|folder| folder.join(name).is_file()));
+    let programs = needed.iter().filter(|name| programs::in_path(name).is_none());
     missing.extend(programs.map(|name| format!("the program {name}")));
     let plugins = ["/usr/lib/cni", "/opt/cni/bin"].map(PathBuf::from).into_iter().find(|folder| {
         ["bridge", "host-local", "portmap", "loopback"].iter().all(|plugin| folder.join(plugin).is_file())

@@ -1,16 +1,21 @@
 //! The programs of a cluster as child processes that cannot outlive this one.
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::wait_for;
 
 /// How many lines of a program's log an error quotes.
 const QUOTED_LINES: usize = 12;
+/// A killed process is gone after this long at the latest.
+const GONE_AFTER: Duration = Duration::from_secs(10);
 
 /// Running programs, each with a log file; ended, all of them and for certain, when this is dropped.
 ///
@@ -31,6 +36,13 @@ struct Program {
     name: &'static str,
     arguments: Vec<OsString>,
     child: Child,
+}
+
+/// A program that was stopped and can be started as it was.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    name: &'static str,
+    arguments: Vec<OsString>,
 }
 
 impl Programs {
@@ -90,16 +102,25 @@ impl Programs {
 
     /// Ends one program at once, as a crash would.
     pub(crate) fn kill(&mut self, name: &str) -> Result<()> {
-        let mut program = self.take(name)?;
-        program.kill();
-        Ok(())
+        self.stop(name).map(drop)
     }
 
     /// Ends one program at once and starts it again as it was.
     pub(crate) fn restart(&mut self, name: &str) -> Result<()> {
+        let stopped = self.stop(name)?;
+        self.start_again(stopped)
+    }
+
+    /// Ends one program at once; gives what starts it again.
+    pub(crate) fn stop(&mut self, name: &str) -> Result<Stopped> {
         let mut program = self.take(name)?;
         program.kill();
-        self.spawn(program.name, std::mem::take(&mut program.arguments)).map(drop)
+        Ok(Stopped { name: program.name, arguments: program.arguments })
+    }
+
+    /// Starts what was stopped as it was.
+    pub(crate) fn start_again(&mut self, stopped: Stopped) -> Result<()> {
+        self.spawn(stopped.name, stopped.arguments).map(drop)
     }
 
     fn take(&mut self, name: &str) -> Result<Program> {
@@ -139,8 +160,11 @@ impl Program {
         {
             // Gone already is as good.
             let _ = kill_process_group(group, Signal::KILL);
+            let _ = self.child.wait();
+            // The half that runs inside is no child of this process, and holds its ports until it has ended.
+            let ended = || Ok(test_kill_process_group(group).is_err().then_some(()));
+            let _ = wait_for("the end of a killed program", GONE_AFTER, ended);
         }
-        let _ = self.child.wait();
     }
 }
 
@@ -155,9 +179,6 @@ fn quote(log: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wait_for;
-    use std::time::Duration;
-
     const SOON: Duration = Duration::from_secs(20);
 
     fn programs() -> (tempfile::TempDir, Programs) {

@@ -1,21 +1,25 @@
 //! The programs a cluster is made of, each built once and kept in a cache outside the repository.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::env::consts::ARCH;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Where this crate's sources are.
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
 const HELM_VERSION: &str = "v3.22.0";
+/// Not empty: this workspace's binaries are those that `cargo build` makes anyway, not the static ones that ship.
+const QUICK_VARIABLE: &str = "WHICHPOD_TEST_QUICK";
 const NEEDS_GO: &str =
     "building it needs Go 1.26 or newer (https://go.dev/dl) and, the first time, a module proxy";
 
 /// Builds whatever of it all is not in the cache yet.
-pub fn all() -> Result<[PathBuf; 4]> {
-    Ok([kubenode()?, helm()?, pause()?, echo()?])
+pub fn all() -> Result<Vec<PathBuf>> {
+    let ours = ours()?.clone();
+    Ok(vec![kubenode()?, pinned_helm()?, pause()?, ours.sidecar, ours.webhook, ours.command, ours.app])
 }
 
 /// etcd, CoreDNS and every program of Kubernetes in one binary, built from `kubenode/` when that has changed.
@@ -39,8 +43,17 @@ pub fn kubenode() -> Result<PathBuf> {
     })
 }
 
-/// The pinned `helm`.
+/// The pinned `helm`; if it is not built yet, the one in PATH.
 pub fn helm() -> Result<PathBuf> {
+    if !cache()?.join(format!("helm-{HELM_VERSION}")).exists()
+        && let Some(installed) = in_path("helm")
+    {
+        return Ok(installed);
+    }
+    pinned_helm()
+}
+
+fn pinned_helm() -> Result<PathBuf> {
     cached(&format!("helm-{HELM_VERSION}"), |output| {
         say!("building helm {HELM_VERSION} once; this takes a minute or more");
         let place = tempfile::tempdir()?;
@@ -63,31 +76,57 @@ pub(crate) fn pause() -> Result<PathBuf> {
     })
 }
 
-/// A static program that answers HTTP requests with the name of its pod; see `src/bin/echo.rs`.
-pub fn echo() -> Result<PathBuf> {
-    let source = Path::new(SOURCES).join("src/bin/echo.rs");
-    cached(&format!("echo-{}", file_hash(&source)?), |output| {
-        let flags =
-            ["--edition=2024", "-O", "-Cpanic=abort", "-Cstrip=symbols", "-Ctarget-feature=+crt-static"];
-        run(Command::new("rustc").args(flags).arg("-o").arg(output).arg(&source))
-    })
+/// What this workspace builds for clusters.
+#[derive(Debug, Clone)]
+pub struct Ours {
+    /// `whichpod-sidecar`.
+    pub sidecar: PathBuf,
+    /// `whichpod-webhook`.
+    pub webhook: PathBuf,
+    /// The command `whichpod`.
+    pub command: PathBuf,
+    /// The apps of the reference scenario (`tests/app`).
+    pub app: PathBuf,
 }
 
-/// Builds a binary of this workspace so that it runs in an empty image, and gives its path.
-///
-/// Cargo decides whether there is anything to do; `profile` is one of its profiles (`dev`, `release`, `dist`).
-pub fn workspace_binary(package: &str, binary: &str, profile: &str) -> Result<PathBuf> {
-    // The target must be said, else the flag would also reach build scripts and procedural macros.
-    let target = format!("{ARCH}-unknown-linux-gnu");
-    let output = cache()?.join("target");
-    run(Command::new("cargo")
-        .current_dir(SOURCES)
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .args(["build", "--locked", "--package", package, "--bin", binary])
-        .args(["--profile", profile, "--target", &target, "--target-dir"])
-        .arg(&output))?;
-    let folder = if profile == "dev" { "debug" } else { profile };
-    Ok(output.join(target).join(folder).join(binary))
+/// Builds this workspace's binaries as Cargo finds necessary, once for each process.
+pub fn ours() -> Result<&'static Ours> {
+    static BUILT: OnceLock<Result<Ours, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build_ours().map_err(|error| format!("{error:#}")));
+    built.as_ref().map_err(|error| anyhow!(error.clone()))
+}
+
+fn build_ours() -> Result<Ours> {
+    let target_folder = std::env::var_os("CARGO_TARGET_DIR").map_or(cache()?.join("target"), PathBuf::from);
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(SOURCES).args(["build", "--quiet", "--locked", "--target-dir"]).arg(&target_folder);
+    let output = if std::env::var_os(QUICK_VARIABLE).is_some_and(|value| !value.is_empty()) {
+        target_folder.join("debug")
+    } else {
+        // The target must be said, else the flag would also reach build scripts and procedural macros.
+        let target = format!("{ARCH}-unknown-linux-gnu");
+        cargo.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").args(["--release", "--target", &target]);
+        target_folder.join(target).join("release")
+    };
+    // One command for all of them, so that what they share is built once.
+    let binaries = [
+        ("whichpod-sidecar", "whichpod-sidecar"),
+        ("whichpod-webhook", "whichpod-webhook"),
+        ("whichpod", "whichpod"),
+        ("whichpod-test-app", "app"),
+    ];
+    for (package, binary) in binaries {
+        cargo.args(["--package", package, "--bin", binary]);
+    }
+    run(&mut cargo)?;
+    let [sidecar, webhook, command, app] = binaries.map(|(_, binary)| output.join(binary));
+    Ok(Ours { sidecar, webhook, command, app })
+}
+
+/// A program of this machine.
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 fn cache() -> Result<PathBuf> {

@@ -55,6 +55,8 @@ pub(crate) fn kubelet(folder: &Folder, containerd: &str) -> Result<Value> {
         // However full the machine's disk is.
         "evictionHard": { "memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%" },
         "imageGCHighThresholdPercent": 100,
+        // Tests compare every line with every answer: none may be rotated away.
+        "containerLogMaxSize": "500Mi",
         "readOnlyPort": 0, "healthzBindAddress": "127.0.0.1", "healthzPort": KUBELET_PORT,
         "registerNode": true, "nodeStatusUpdateFrequency": "2s",
     }))

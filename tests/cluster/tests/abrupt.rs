@@ -3,15 +3,15 @@
 #![cfg(feature = "cluster")]
 #![expect(clippy::unwrap_used, reason = "the helpers are part of a test too")]
 
-mod scenario;
+mod common;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use scenario::Scenario;
-use scenario::nginx::Nginx;
+use common::Scenario;
+use common::nginx::Nginx;
 use serde_json::json;
 use whichpod_cluster::{Client, Dns, Node, http_get, images};
 
@@ -107,10 +107,10 @@ fn change(client: &Client, namespace: &str) {
 fn pods_that_stop_at_once_cost_no_request_and_no_line_is_wrong() {
     let mut node = Node::start_own().unwrap();
     node.set_dns(Dns { pod_names: true, ttl: 5 }).unwrap();
-    let scenario = Scenario::start(&node);
-    let nginx = Nginx::start(&scenario, &node, "backend-service:10000");
+    let scenario = Scenario::start(node.client());
+    let nginx = Nginx::start(&scenario, "backend-service:10000");
     stop_at_once(&scenario);
-    nginx.patch(&node, "backend-headless:http");
+    nginx.patch("backend-headless:http");
     let (address, next, done) = (nginx.address(), AtomicU64::new(0), AtomicBool::new(false));
     let results = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
@@ -123,7 +123,7 @@ fn pods_that_stop_at_once_cost_no_request_and_no_line_is_wrong() {
     let (answers, failures): (Vec<_>, Vec<_>) = results.into_iter().unzip();
     let answers: HashMap<_, _> = answers.into_iter().flatten().collect();
     let failures: Vec<_> = failures.into_iter().flatten().collect();
-    let log = nginx.log();
+    let log = scenario.log("deploy/nginx-test");
     assert!(answers.len() > 10_000, "only {} requests were made", answers.len());
     assert!(
         failures.is_empty(),

@@ -2,17 +2,25 @@
 #![cfg(feature = "cluster")]
 #![expect(clippy::unwrap_used, reason = "the helpers are part of a test too")]
 
-use serde_json::json;
 use std::net::SocketAddr;
-use whichpod_cluster::{Component, Dns, NODE_ADDRESS, Node, images};
+use whichpod_cluster::{Cluster, Component, Dns, NODE_ADDRESS, Node, Shared};
 
-mod scenario;
+/// For tests that change nothing but what is in their own namespace.
+static CLUSTER: Shared<Cluster> = Shared::new();
 
-use scenario::{Scenario, answered_by, pods};
+fn cluster() -> std::sync::Arc<Cluster> {
+    CLUSTER.get(|| Cluster::start().unwrap())
+}
+
+mod common;
+
+use common::nginx::Nginx;
+use common::{Scenario, answered_by, pods};
 
 #[test]
 fn a_service_is_reached_by_its_address_its_node_port_and_its_name() {
-    let scenario = Scenario::start(Node::shared());
+    let cluster = cluster();
+    let scenario = Scenario::start(cluster.client());
     answered_by(&scenario.client, scenario.cluster_ip(), &scenario.names);
     let port = scenario.service()["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
     let node_port = SocketAddr::from((NODE_ADDRESS, u16::try_from(port).unwrap()));
@@ -21,55 +29,25 @@ fn a_service_is_reached_by_its_address_its_node_port_and_its_name() {
     assert!(answer.starts_with("i am backend in backend-"), "{answer}");
 
     let first = scenario.names.first().unwrap();
-    let logs = scenario.client.run(&["logs", first, "-n", scenario.namespace.name()]).unwrap();
+    let logs = scenario.kubectl(&["logs", first]);
     assert!(logs.contains(&format!("{first} GET /test HTTP/1.0")), "{logs}");
 }
 
 #[test]
 fn nginx_logs_the_services_address_and_not_the_pods() {
-    let node = Node::shared();
-    let scenario = Scenario::start(node);
-    node.import(&images::nginx().unwrap()).unwrap();
-    let configuration = "events {} http {
-        log_format upstream '$request_uri $status $upstream_addr'; access_log /dev/stdout upstream;
-        server { listen 8080; location /test { proxy_pass http://backend-service:10000; } } }";
-    let here = scenario.namespace.name();
-    let pod = json!({
-        "apiVersion": "v1", "kind": "List",
-        "items": [
-            {
-                "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "nginx" },
-                "data": { "nginx.conf": configuration },
-            },
-            {
-                "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "nginx" },
-                "spec": {
-                    "securityContext": { "runAsUser": 1000, "runAsNonRoot": true },
-                    "volumes": [{ "name": "configuration", "configMap": { "name": "nginx" } }],
-                    "containers": [{
-                        "name": "nginx", "image": images::NGINX, "imagePullPolicy": "Never",
-                        "volumeMounts": [{
-                            "name": "configuration", "mountPath": "/etc/nginx/nginx.conf", "subPath": "nginx.conf",
-                        }],
-                        "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
-                    }],
-                },
-            },
-        ],
-    });
-    scenario.client.pipe(&["apply", "-n", here, "-f", "-"], &pod.to_string()).unwrap();
-    scenario.client.wait(&["-n", here, "--for=condition=Ready", "pod/nginx"]).unwrap();
-    let address = scenario.client.get(&["pod", "nginx", "-n", here]).unwrap()["status"]["podIP"].clone();
-    let nginx: SocketAddr = format!("{}:8080", address.as_str().unwrap()).parse().unwrap();
-    answered_by(&scenario.client, nginx, &scenario.names);
-    let logs = scenario.client.run(&["logs", "nginx", "-n", here]).unwrap();
+    let cluster = cluster();
+    let scenario = Scenario::start(cluster.client());
+    let nginx = Nginx::start(&scenario, "backend-service:10000");
+    answered_by(&scenario.client, nginx.address(), &scenario.names);
+    let logs = nginx.own_log();
     assert!(logs.contains(&format!("/test 200 {}\n", scenario.cluster_ip())), "{logs}");
     assert!(scenario.addresses.iter().all(|address| !logs.contains(address)), "{logs}");
 }
 
 #[test]
 fn a_headless_services_name_has_the_address_of_every_pod() {
-    let scenario = Scenario::start(Node::shared());
+    let cluster = cluster();
+    let scenario = Scenario::start(cluster.client());
     let lines = scenario.addresses.iter().map(|address| format!("Address: {address}\n")).collect();
     scenario.asked_until(&["nslookup", "-type=a", &scenario.headless()], &lines);
 }
@@ -77,7 +55,7 @@ fn a_headless_services_name_has_the_address_of_every_pod() {
 #[test]
 fn a_headless_services_pods_are_called_as_core_dns_is_told() {
     let mut node = Node::start_own().unwrap();
-    let scenario = Scenario::start(&node);
+    let scenario = Scenario::start(node.client());
     let question = ["nslookup", "-type=srv", &format!("_http._tcp.{}", scenario.headless())];
     let by_address = scenario.addresses.iter().map(|address| address.replace('.', "-")).collect();
     scenario.asked_until(&question, &by_address);
@@ -88,7 +66,7 @@ fn a_headless_services_pods_are_called_as_core_dns_is_told() {
 #[test]
 fn pods_outlive_a_crash_of_the_nodes_programs() {
     let mut node = Node::start_own().unwrap();
-    let scenario = Scenario::start(&node);
+    let scenario = Scenario::start(node.client());
     for component in [Component::Kubelet, Component::Proxy, Component::Dns, Component::ApiServer] {
         node.restart(component).unwrap();
     }

@@ -23,7 +23,7 @@ const DOCUMENT_ERRORS: &[(&str, &[&str])] = &[
     (
         "upstreams: [a]",
         &[
-            "upstreams[0]: \"a\": a text, not a mapping; accepted keys: name, listen, target, fallback, protocol, balance, slow_start, outlier_detection, health_check, healthy_panic_threshold, circuit_breakers, routes, timeouts, retry, limits, headers, lazy",
+            "upstreams[0]: \"a\": a text, not a mapping; accepted keys: name, listen, target, fallback, protocol, balance, slow_start, outlier_detection, health_check, healthy_panic_threshold, circuit_breakers, routes, timeouts, retry, limits, headers, tls, proxy_protocol, lazy",
         ],
     ),
     ("upstreams: a:1", &["upstreams: \"a:1\": a text, not a list; write [...], or one \"- \" per item"]),
@@ -77,7 +77,34 @@ const DOCUMENT_ERRORS: &[(&str, &[&str])] = &[
     ),
     (
         "upstreams: [{target: 'a:1', protocol: http}]",
-        &["upstreams[0].protocol: \"http\": not known here; did you mean http1? accepted: auto, http1"],
+        &["upstreams[0].protocol: \"http\": not known here; did you mean http1? accepted: auto, http1, h2c, grpc, tcp"],
+    ),
+    (
+        "upstreams: [{target: 'a:1', protocol: tcp, routes: [{prefix: /a}]}]",
+        &[
+            "upstreams[0].routes: there are no paths in protocol tcp; set protocol: http1, or take the routes out",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', tls: {cert_file: /a}}]",
+        &["upstreams[0].tls.key_file: missing, and cert_file is of no use alone; give both or none"],
+    ),
+    (
+        "upstreams: [{target: 'a:1', tls: {ca_file: /a, insecure_skip_verify: true}}]",
+        &[
+            "upstreams[0].tls.insecure_skip_verify: set together with ca_file, which it makes useless; take one of them out",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', tls: {server_name: 'a:443', alpn: ['']}}]",
+        &[
+            "upstreams[0].tls.server_name: \"a:443\": a name has no port; write the name alone, e.g. backend.default.svc",
+            "upstreams[0].tls.alpn[0]: \"\": no protocol's name; write one such as http/1.1 or postgresql",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', proxy_protocol: v3}]",
+        &["upstreams[0].proxy_protocol: \"v3\": not known here; did you mean v1? accepted: v1, v2"],
     ),
     (
         "upstreams: [{target: 'a:1', balance: fastest}]",

@@ -63,7 +63,10 @@ fn one_upstream_is_all_that_must_be_said() {
         (timeouts.head, timeouts.downstream_idle),
         (Some(Duration::from_secs(10)), Some(Duration::from_secs(3600)))
     );
-    assert_eq!((upstream.limits.head_bytes, upstream.limits.headers), (61_440, 100));
+    assert_eq!(
+        (upstream.limits.head_bytes, upstream.limits.headers, upstream.limits.streams),
+        (61_440, 100, 1024)
+    );
     assert_eq!(upstream.retry.attempts, 2);
     assert_eq!(upstream.headers, Headers::default());
     assert!(upstream.routes.is_empty() && !upstream.lazy);
@@ -264,6 +267,29 @@ fn names_tell_upstreams_apart() {
         names("[{target: 'db:pg', listen: '127.0.0.1:5'}, {target: '10.0.0.1:6'}]"),
         ["db", "10.0.0.1"]
     );
+}
+
+#[test]
+fn ports_of_databases_are_tcp_unless_somebody_says_otherwise() {
+    let protocol = |document: &str| inline(document).unwrap().upstreams[0].protocol;
+    assert_eq!(protocol("upstreams: [{target: 'db:5432'}]"), Protocol::Tcp);
+    assert_eq!(protocol("upstreams: [{target: 'db:sql', listen: '127.0.0.1:3306'}]"), Protocol::Tcp);
+    assert_eq!(protocol("upstreams: [{target: 'db:5432', protocol: auto}]"), Protocol::Auto);
+    assert_eq!(protocol("{protocol: http1, upstreams: [{target: 'db:5432'}]}"), Protocol::Http1);
+    assert_eq!(protocol("upstreams: [{target: 'db:5433'}]"), Protocol::Auto);
+}
+
+#[test]
+fn tls_names_the_target_unless_told_otherwise_and_says_loudly_when_it_trusts_anybody() {
+    let tls = |document: &str| inline(document).unwrap().upstreams.remove(0).tls.unwrap();
+    let usual = tls("upstreams: [{target: 'api.example.org.:443', tls: {}}]");
+    assert_eq!((usual.server_name.as_str(), usual.ca_file, usual.alpn.len()), ("api.example.org", None, 0));
+    let told = tls("upstreams: [{target: '10.0.0.1:443', protocol: http1, tls: {server_name: a.b}}]");
+    assert_eq!((told.server_name.as_str(), told.alpn.join(",").as_str()), ("a.b", "http/1.1"));
+    let loud = "upstreams: [{target: 'a:443', tls: {insecure_skip_verify: true}}]";
+    let (config, warnings) = run(&[], &[("WHICHPOD_CONFIG", loud)]).unwrap();
+    assert!(warnings.iter().any(|warning| warning.contains("TLS WITHOUT VERIFICATION")), "{warnings:?}");
+    assert!(config.describe().contains("WITHOUT VERIFICATION"));
 }
 
 #[test]

@@ -11,9 +11,10 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::Value;
 use whichpod_config::{
-    AccessLog, Balance, CheckKind, CircuitBreakers, Config, Dns, Document, HashOn, HeaderMatch, Headers,
-    HealthCheck, Host, Limits, LogFilter, Memory, OutlierDetection, Protocol, Retry, RetryOn, Route,
-    SETTINGS, Shutdown, SlowStart, Target, TargetPort, Timeouts, Upstream,
+    AccessLog, Balance, CheckKind, CircuitBreakers, ClientCertificate, Config, Dns, Document, HashOn,
+    HeaderMatch, Headers, HealthCheck, Host, Limits, LogFilter, Memory, OutlierDetection, Protocol,
+    ProxyProtocol, Retry, RetryOn, Route, SETTINGS, Shutdown, SlowStart, Target, TargetPort, Timeouts, Tls,
+    Upstream,
 };
 
 use crate::{inline, start};
@@ -64,9 +65,14 @@ fn retry() -> impl Strategy<Value = Retry> {
         RetryOn::Retriable4xx,
         RetryOn::StatusCodes,
         RetryOn::Headers,
+        RetryOn::GrpcCancelled,
+        RetryOn::GrpcDeadlineExceeded,
+        RetryOn::GrpcResourceExhausted,
+        RetryOn::GrpcInternal,
+        RetryOn::GrpcUnavailable,
     ];
     let what =
-        (subsequence(all, 0..=8), vec(100..=599_u16, 0..4), vec("[a-z][a-z0-9-]{0,8}", 0..3), 0..=100_u32);
+        (subsequence(all, 0..=13), vec(100..=599_u16, 0..4), vec("[a-z][a-z0-9-]{0,8}", 0..3), 0..=100_u32);
     let how = (option::of(duration()), any::<bool>(), 0..=16_777_216_usize);
     let when = (0..=100_u32, 0..=1_000_000_000_u32, duration(), duration());
     (what, how, when).prop_map(|(what, how, when)| {
@@ -161,6 +167,26 @@ fn circuit_breakers() -> impl Strategy<Value = CircuitBreakers> {
     )
 }
 
+fn tls() -> impl Strategy<Value = Tls> {
+    let path = || "(/[a-z.]{1,8}){1,2}".prop_map(PathBuf::from);
+    let certificate =
+        (path(), path()).prop_map(|(cert_file, key_file)| ClientCertificate { cert_file, key_file });
+    let trusted = prop_oneof![option::of(path()).prop_map(|file| (file, false)), Just((None, true))];
+    (
+        "[a-z]{1,8}(\\.[a-z]{1,5})?|10\\.0\\.0\\.1|::1",
+        trusted,
+        option::of(certificate),
+        vec("[!-~]{1,9}", 0..3),
+    )
+        .prop_map(|(server_name, (ca_file, insecure_skip_verify), client_certificate, alpn)| Tls {
+            server_name,
+            ca_file,
+            client_certificate,
+            alpn,
+            insecure_skip_verify,
+        })
+}
+
 /// Name and address are given by the place in the list, so that no two are alike.
 fn upstream() -> impl Strategy<Value = Upstream> {
     let route =
@@ -168,12 +194,14 @@ fn upstream() -> impl Strategy<Value = Upstream> {
     let what = (
         target(),
         option::of(target()),
-        select(vec![Protocol::Auto, Protocol::Http1]),
+        select(vec![Protocol::Auto, Protocol::Http1, Protocol::H2c, Protocol::Grpc, Protocol::Tcp]),
         balance(),
         vec(route, 0..3),
     );
-    let limits = (8192..=1_048_576_usize, 1..=10_000_usize, option::of(1..=1_000_000_000_u32));
-    let how = (timeouts(), retry(), limits, any::<[bool; 3]>());
+    let limits =
+        (8192..=1_048_576_usize, 1..=10_000_usize, 1..=65_536_u32, option::of(1..=1_000_000_000_u32));
+    let proxy_protocol = option::of(select(vec![ProxyProtocol::V1, ProxyProtocol::V2]));
+    let how = (timeouts(), retry(), limits, any::<[bool; 3]>(), option::of(tls()), proxy_protocol);
     let health = (
         option::of(slow_start()),
         option::of(outlier_detection()),
@@ -185,12 +213,10 @@ fn upstream() -> impl Strategy<Value = Upstream> {
         let (target, fallback, protocol, balance, routes) = what;
         let (slow_start, outlier_detection, health_check, healthy_panic_threshold, circuit_breakers) = health;
         let slow_start = slow_start.filter(|_| !matches!(balance, Balance::Maglev(_)));
-        let (
-            timeouts,
-            retry,
-            (head_bytes, headers, connections),
-            [append_x_forwarded_for, expose_upstream, lazy],
-        ) = how;
+        let routes = if protocol == Protocol::Tcp { Vec::new() } else { routes };
+        let (timeouts, retry, limits, switches, tls, proxy_protocol) = how;
+        let (head_bytes, headers, streams, connections) = limits;
+        let [append_x_forwarded_for, expose_upstream, lazy] = switches;
         Upstream {
             name: name.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -206,8 +232,10 @@ fn upstream() -> impl Strategy<Value = Upstream> {
             routes,
             timeouts,
             retry,
-            limits: Limits { head_bytes, headers, connections },
+            limits: Limits { head_bytes, headers, streams, connections },
             headers: Headers { append_x_forwarded_for, expose_upstream },
+            tls,
+            proxy_protocol,
             lazy,
         }
     })
@@ -323,6 +351,7 @@ fn odd_document() -> impl Strategy<Value = Value> {
         "attempts",
         "limits",
         "head_bytes",
+        "streams",
         "headers",
         "lazy",
         "dns",

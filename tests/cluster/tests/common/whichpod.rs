@@ -1,0 +1,130 @@
+//! whichpod itself, installed by its chart from images that are built here.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use whichpod_cluster::{Client, images, wait_for};
+
+use super::{PATIENCE, Scenario, workload};
+
+/// Where it is installed.
+pub const NAMESPACE: &str = "whichpod-system";
+
+/// `helm install`, or upgrade, with these values, until every pod of the webhook is ready and asked, and those of before
+/// are gone: they answer for a few seconds more.
+pub fn install(client: &Client, values: &[&str]) {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/whichpod");
+    let set: Vec<_> = values.iter().flat_map(|value| ["--set", value]).collect();
+    let words =
+        ["upgrade", "--install", "whichpod", chart.to_str().unwrap(), "-n", NAMESPACE, "--create-namespace"];
+    let wait = ["--wait", "--timeout", "2m"];
+    client.helm(&[words.as_slice(), &set, &wait].concat()).unwrap();
+    let all = ["pods", "-n", NAMESPACE, "-l", "whichpod.io/component=webhook"];
+    let stays = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
+    client.wait_until(&all, |pods| pods["items"].as_array()?.iter().all(stays).then_some(())).unwrap();
+    wait_for("the API server to ask the webhook", PATIENCE, || Ok(is_asked(client)?.then_some(()))).unwrap();
+}
+
+/// Whether an annotated Deployment would get its sidecar: kube-proxy and the API server hear of a ready webhook a moment
+/// later, and until then the chart's `failurePolicy: Ignore` lets everything pass.
+fn is_asked(client: &Client) -> Result<bool> {
+    let mut trial = workload("Deployment", "trial", &json!({}));
+    trial["metadata"]["annotations"] = json!({ "whichpod.io/upstreams": "trial:80" });
+    let dry_run = ["create", "--dry-run=server", "-o", "json", "-n", NAMESPACE, "-f", "-"];
+    Ok(has_sidecar(&serde_json::from_str(&client.pipe(&dry_run, &trial.to_string())?)?))
+}
+
+/// Brings the images to the cluster.
+pub fn import(client: &Client) {
+    client.import(&images::sidecar().unwrap()).unwrap();
+    client.import(&images::webhook().unwrap()).unwrap();
+}
+
+/// `helm uninstall`, whatever still has a sidecar.
+pub fn uninstall(client: &Client) {
+    client
+        .helm(&["uninstall", "whichpod", "-n", NAMESPACE, "--no-hooks", "--wait", "--ignore-not-found"])
+        .unwrap();
+}
+
+/// A line of the sidecar in the default format, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// `GET /test HTTP/1.0`
+    pub request: String,
+    pub status: String,
+    pub flags: String,
+    pub id: String,
+    /// `address:port`, or `-`.
+    pub upstream: String,
+    pub pod: String,
+    /// `address:port status ms reason`, comma separated.
+    pub attempts: String,
+}
+
+impl Line {
+    /// `None` for what is no line about a request.
+    pub fn parse(line: &str) -> Option<Self> {
+        // [time] "request" status flags received sent ms ms "forwarded" "agent" "id" "authority" "upstream" pod attempts
+        let quoted: Vec<&str> = line.strip_prefix('[')?.split('"').collect();
+        let [_, request, numbers, _, _, _, _, id, _, _, _, upstream, rest] = quoted[..] else { return None };
+        let mut numbers = numbers.split_whitespace();
+        let (pod, attempts) = rest.trim().split_once(' ')?;
+        Some(Self {
+            request: request.to_owned(),
+            status: numbers.next()?.to_owned(),
+            flags: numbers.next()?.to_owned(),
+            id: id.to_owned(),
+            upstream: upstream.to_owned(),
+            pod: pod.to_owned(),
+            attempts: attempts.to_owned(),
+        })
+    }
+}
+
+impl Scenario {
+    /// All that the sidecar of this workload or pod has written.
+    pub fn log(&self, of: &str) -> String {
+        self.kubectl(&["logs", of, "-c", "whichpod"])
+    }
+
+    /// The sidecar's lines about this path, once there are so many.
+    pub fn lines(&self, of: &str, path: &str, at_least: usize) -> Vec<Line> {
+        let about = format!(" {path} ");
+        let mut log = String::new();
+        let lines = wait_for("the sidecar's lines", PATIENCE, || {
+            log = self.log(of);
+            let lines: Vec<_> =
+                log.lines().filter_map(Line::parse).filter(|line| line.request.contains(&about)).collect();
+            Ok((lines.len() >= at_least).then_some(lines))
+        });
+        lines.unwrap_or_else(|error| panic!("{error:#}: {at_least} about {path} in the log of {of}:\n{log}"))
+    }
+
+    /// Waits until the sidecar's diagnostics contain all of these.
+    pub fn says(&self, of: &str, parts: &[&str]) {
+        let mut log = String::new();
+        let said = wait_for("the sidecar's message", PATIENCE, || {
+            log = self.log(of);
+            Ok(parts.iter().all(|part| log.contains(part)).then_some(()))
+        });
+        assert!(said.is_ok(), "{of} has not said {parts:?}:\n{log}");
+    }
+
+    /// Whether a workload's template, or a pod, has the sidecar.
+    pub fn has_sidecar(&self, object: &[&str]) -> bool {
+        has_sidecar(&self.get(object))
+    }
+}
+
+/// Whether a workload's template, or a pod, has the sidecar.
+pub fn has_sidecar(object: &Value) -> bool {
+    let specs = ["/spec", "/spec/template/spec", "/spec/jobTemplate/spec/template/spec"];
+    let containers = specs.iter().filter_map(|spec| object.pointer(spec)).flat_map(|spec| {
+        ["initContainers", "containers"]
+            .into_iter()
+            .flat_map(|kind| spec[kind].as_array().into_iter().flatten())
+    });
+    containers.into_iter().any(|container| container["name"] == "whichpod")
+}

@@ -1,0 +1,145 @@
+//! The scenario that everything is judged by: before, one command, one annotation, after.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use whichpod_cluster::{Dns, wait_for};
+
+use crate::common::nginx::Nginx;
+use crate::common::whichpod::{self, Line};
+use crate::common::{PATIENCE, Scenario, pods};
+use crate::stage::Stage;
+
+/// From `helm install` to the first line that shows a pod.
+const A_MINUTE: Duration = Duration::from_secs(60);
+const NGINX: &str = "deploy/nginx-test";
+
+#[test]
+fn one_annotation_shows_the_pods_within_a_minute_of_the_installation() {
+    let stage = Stage::shared();
+    let mut as_usual = stage.alone();
+    *as_usual = false;
+    whichpod::uninstall(stage.client());
+    let scenario = Scenario::without_headless(stage.client());
+    let nginx = Nginx::start(&scenario, "backend-service:10000");
+    let virtual_ip = scenario.cluster_ip().to_string();
+
+    nginx.ask(4);
+    let before = nginx.own_log();
+    assert_eq!(before.matches(&format!("/test 200 {virtual_ip}\n")).count(), 4, "{before}");
+    let configuration = scenario.get(&["configmap", "nginx-test"]);
+
+    let started = Instant::now();
+    whichpod::install(stage.client(), &[]);
+    let installed = started.elapsed();
+    scenario.kubectl(&["annotate", "deployment/nginx-test", "whichpod.io/upstreams=backend-service:10000"]);
+    scenario.rolled_out("deployment/nginx-test");
+    first_pod(&scenario, &nginx);
+    let first = started.elapsed();
+    tell(&format!(
+        "whichpod was installed in {installed:.1?}; the first line showed a pod after {first:.1?}"
+    ));
+    assert!(first <= A_MINUTE, "it took {first:?}");
+
+    let (answered, lines) = ask(&scenario, &nginx, 6);
+    let shown: BTreeSet<_> = lines.iter().map(|line| line.upstream.clone()).collect();
+    assert_eq!(shown, scenario.endpoints(), "{lines:?}");
+    assert!(lines.windows(2).all(|two| two[0].upstream != two[1].upstream), "not alternating: {lines:?}");
+    assert!(answered.windows(2).all(|two| two[0] != two[1]), "not alternating: {answered:?}");
+    assert_eq!(
+        scenario.get(&["configmap", "nginx-test"]),
+        configuration,
+        "nginx's configuration is untouched"
+    );
+    let own = nginx.own_log();
+    assert!(own.contains("/test 200 127.77."), "nginx calls the same name, which is the sidecar now: {own}");
+    names_are_right(&scenario, &answered, &lines);
+
+    if let Some(node) = stage.cluster.node() {
+        assert!(lines.iter().all(|line| line.pod == "-"), "nobody has told a name: {lines:?}");
+        node.lock().unwrap().set_dns(Dns { pod_names: true, ttl: 5 }).unwrap();
+        let named = wait_for("the pods' names in the log", PATIENCE, || {
+            let (answered, lines) = ask(&scenario, &nginx, 4);
+            Ok(lines.iter().all(|line| line.pod != "-").then_some((answered, lines)))
+        });
+        let (answered, lines) = named.unwrap();
+        names_are_right(&scenario, &answered, &lines);
+        node.lock().unwrap().set_dns(Dns::default()).unwrap();
+    }
+
+    // What README.md tells people to apply.
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/scenario.yaml");
+    scenario.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", manifest]);
+
+    scenario.kubectl(&["scale", "deployment/backend", "--replicas=3"]);
+    scenario.rolled_out("deployment/backend");
+    let (_, now) = pods(&scenario.client, scenario.here());
+    let now: BTreeSet<_> = now.iter().map(|address| format!("{address}:10000")).collect();
+    wait_for("the log to follow the new pod", PATIENCE, || {
+        let (_, lines) = ask(&scenario, &nginx, 6);
+        assert!(lines.iter().all(|line| line.status == "200"), "{lines:?}");
+        Ok((lines.iter().map(|line| line.upstream.clone()).collect::<BTreeSet<_>>() == now).then_some(()))
+    })
+    .unwrap();
+
+    stage.client().helm(&["test", "whichpod", "-n", whichpod::NAMESPACE]).unwrap();
+    uninstalled_as_told(&stage, &scenario, &nginx);
+}
+
+/// An uninstall names what still has a sidecar; taken out, nginx goes on as before.
+fn uninstalled_as_told(stage: &Stage, scenario: &Scenario, nginx: &Nginx<'_>) {
+    let uninstall = ["uninstall", "whichpod", "-n", whichpod::NAMESPACE, "--wait"];
+    stage.client().helm(&uninstall).expect_err("while a sidecar is left");
+    let logs = ["logs", "job/whichpod-pre-delete", "-n", whichpod::NAMESPACE];
+    let left = stage.client().run(&logs).unwrap();
+    assert!(left.contains(&format!("deployment/nginx-test in {}", scenario.here())), "{left}");
+
+    let done = stage.client().whichpod(&["uninject", "-n", scenario.here(), "--apply"]).unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    scenario.rolled_out("deployment/nginx-test");
+    assert!(!scenario.has_sidecar(&["deployment/nginx-test"]));
+    nginx.ask(2);
+    let own = nginx.own_log();
+    assert!(own.contains(&format!("/test 200 {}\n", scenario.cluster_ip())), "{own}");
+    if stage.cluster.node().is_none() {
+        // Whoever else has a sidecar there keeps it.
+        return whichpod::uninstall(stage.client());
+    }
+    // Pods of namespaces that are on their way out may still be there for a moment.
+    wait_for("a clean uninstall", PATIENCE, || Ok(stage.client().helm(&uninstall).ok())).unwrap();
+}
+
+/// Asks until the log shows a pod: the headless twin is made when the first pod asks for it.
+fn first_pod(scenario: &Scenario, nginx: &Nginx<'_>) {
+    let endpoints = scenario.endpoints();
+    wait_for("a line that shows a pod", PATIENCE, || {
+        let (_, lines) = ask(scenario, nginx, 1);
+        assert!(lines.iter().all(|line| line.status == "200"), "{lines:?}");
+        Ok(lines.iter().any(|line| endpoints.contains(&line.upstream)).then_some(()))
+    })
+    .unwrap();
+}
+
+/// Asks so often; gives the pods that answered, and the lines about these requests.
+pub fn ask(scenario: &Scenario, nginx: &Nginx<'_>, times: usize) -> (Vec<String>, Vec<Line>) {
+    let so_far = scenario.lines(NGINX, "/test", 0).len();
+    let answered = nginx.ask(times);
+    let lines = scenario.lines(NGINX, "/test", so_far + times).split_off(so_far);
+    assert_eq!(lines.len(), times, "one line for each request: {lines:?}");
+    (answered, lines)
+}
+
+/// Each line names the pod that answered, by its address always, by its name where it has one.
+pub fn names_are_right(scenario: &Scenario, answered: &[String], lines: &[Line]) {
+    let addresses: std::collections::HashMap<_, _> =
+        crate::common::pods_of(&scenario.client, scenario.here(), "backend").into_iter().collect();
+    for (pod, line) in std::iter::zip(answered, lines) {
+        assert_eq!(line.upstream, format!("{}:10000", addresses[pod]), "{pod} answered: {line:?}");
+        assert!(line.pod == *pod || line.pod == "-", "{pod} answered: {line:?}");
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a measurement that is to be seen")]
+fn tell(what: &str) {
+    eprintln!("{what}");
+}

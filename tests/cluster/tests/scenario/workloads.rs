@@ -1,0 +1,165 @@
+//! Every kind of workload, and who gets a sidecar.
+
+use serde_json::{Value, json};
+use whichpod_cluster::{images, wait_for};
+
+use crate::common::whichpod::has_sidecar;
+use crate::common::{PATIENCE, Scenario, backend, list, pods_of, service, workload};
+use crate::stage::Stage;
+
+const UPSTREAMS: &str = "whichpod.io/upstreams";
+
+/// A service that calls another: neither nginx nor behind an ingress.
+fn relay(name: &str, upstream: &str) -> Value {
+    let container = json!({
+        "command": ["/app", "relay", "8080", upstream],
+        "ports": [{ "containerPort": 8080 }],
+        "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
+    });
+    workload("Deployment", name, &container)
+}
+
+fn annotated(mut object: Value, name: &str, value: &str) -> Value {
+    object["metadata"]["annotations"][name] = json!(value);
+    object
+}
+
+/// A pod that calls the backend three times and is done.
+fn errand() -> Value {
+    let script = "for i in 1 2 3; do wget -q -O - http://backend-service:10000/errand || exit 1; done";
+    json!({
+        "restartPolicy": "Never",
+        "containers": [{
+            "name": "errand", "image": images::APP, "imagePullPolicy": "Never", "command": ["sh", "-c", script],
+        }],
+    })
+}
+
+impl Scenario {
+    /// Asks through the one pod of this app so often; the log of the app's sidecar must name the pods that answered.
+    fn asked_through(&self, app: &str, path: &str, times: usize) {
+        let pods = pods_of(&self.client, self.here(), app);
+        assert_eq!(pods.len(), 1, "{pods:?}");
+        let answered = self.ask(&format!("http://{}:8080{path}", pods[0].1), times);
+        let lines = self.lines(&format!("pod/{}", pods[0].0), path, times);
+        crate::installation::names_are_right(self, &answered, &lines);
+    }
+
+    /// The errand's pod has ended well, sidecar and all, and the log names the pods that it met.
+    fn errand_is_done(&self, job: &str) {
+        self.client.wait(&["-n", self.here(), "--for=condition=Complete", job]).unwrap();
+        assert!(self.has_sidecar(&[job]), "{job}");
+        let lines = self.lines(job, "/errand", 3);
+        let endpoints = self.endpoints();
+        assert!(
+            lines.iter().all(|line| line.status == "200" && endpoints.contains(&line.upstream)),
+            "{lines:?}"
+        );
+        let answered = self.kubectl(&["logs", job, "-c", "errand"]);
+        assert_eq!(answered.matches("i am backend in ").count(), 3, "{answered}");
+    }
+}
+
+#[test]
+fn a_service_that_calls_another_is_logged_without_an_ingress() {
+    let stage = Stage::shared();
+    let _installed = stage.installed();
+    let scenario = Scenario::start(stage.client());
+    scenario.apply(&annotated(relay("orders", "backend-service:10000"), UPSTREAMS, "backend-service:10000"));
+    scenario.rolled_out("deployment/orders");
+    scenario.asked_through("orders", "/test", 6);
+    // Over one connection that the app keeps: it is each request that gets its pod.
+    let lines = scenario.lines("deploy/orders", "/test", 6);
+    assert!(lines.windows(2).all(|two| two[0].upstream != two[1].upstream), "{lines:?}");
+}
+
+#[test]
+fn a_labelled_namespace_gets_sidecars_and_who_opts_out_gets_none() {
+    let stage = Stage::shared();
+    let _installed = stage.installed();
+    let scenario = Scenario::start(stage.client());
+    stage.client().run(&["label", "namespace", scenario.here(), "whichpod.io/injection=enabled"]).unwrap();
+    // The API server and the webhook hear of the label a moment later.
+    let probe = ["run", "probe", "--image=example.test/probe", "--dry-run=server", "-o", "json"];
+    wait_for("the label to count", PATIENCE, || {
+        Ok(has_sidecar(&serde_json::from_str(&scenario.kubectl(&probe))?).then_some(()))
+    })
+    .unwrap();
+    let out = annotated(relay("loner", "backend-service:10000"), "whichpod.io/inject", "false");
+    scenario.apply(&list(&[relay("orders", "backend-service:10000"), out]));
+    scenario.rolled_out("deployment/orders");
+    scenario.rolled_out("deployment/loner");
+
+    scenario.asked_through("orders", "/test", 4);
+    let (loner, address) = pods_of(&scenario.client, scenario.here(), "loner").remove(0);
+    assert!(!scenario.has_sidecar(&["pod", &loner]));
+    assert_eq!(scenario.ask(&format!("http://{address}:8080/test"), 2).len(), 2, "it works as before");
+}
+
+#[test]
+fn a_pod_that_nobody_owns_gets_a_sidecar() {
+    let stage = Stage::shared();
+    let _installed = stage.installed();
+    let scenario = Scenario::start(stage.client());
+    let spec = relay("alone", "backend-service:10000")["spec"]["template"]["spec"].clone();
+    let metadata = json!({ "name": "alone", "labels": { "app": "alone" } });
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+    scenario.apply(&annotated(pod, UPSTREAMS, "backend-service:10000"));
+    scenario.client.wait(&["-n", scenario.here(), "--for=condition=Ready", "pod/alone"]).unwrap();
+    scenario.asked_through("alone", "/test", 4);
+}
+
+#[test]
+fn a_job_ends_although_it_has_a_sidecar() {
+    let stage = Stage::shared();
+    let _installed = stage.installed();
+    let scenario = Scenario::start(stage.client());
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "errand" },
+        "spec": { "backoffLimit": 0, "template": { "spec": errand() } },
+    });
+    scenario.apply(&annotated(job, UPSTREAMS, "backend-service:10000"));
+    scenario.errand_is_done("job/errand");
+}
+
+#[test]
+fn the_jobs_of_a_cron_job_end_although_they_have_a_sidecar() {
+    let stage = Stage::shared();
+    let _installed = stage.installed();
+    let scenario = Scenario::start(stage.client());
+    let template = json!({ "spec": { "backoffLimit": 0, "template": { "spec": errand() } } });
+    let cron_job = json!({
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": "errands" },
+        "spec": { "schedule": "0 0 1 1 *", "jobTemplate": template },
+    });
+    scenario.apply(&annotated(cron_job, UPSTREAMS, "backend-service:10000"));
+    // As the controller does when the time has come.
+    scenario.kubectl(&["create", "job", "errand", "--from=cronjob/errands"]);
+    scenario.errand_is_done("job/errand");
+}
+
+#[test]
+fn the_pods_of_a_stateful_set_are_logged_by_their_names() {
+    let stage = Stage::shared();
+    let _installed = stage.installed();
+    let scenario = Scenario::start(stage.client());
+    let mut shop = backend("StatefulSet", "shop");
+    shop["spec"]["serviceName"] = json!("shop-pods");
+    let services =
+        [service("shop", "shop", &json!({})), service("shop-pods", "shop", &json!({ "clusterIP": "None" }))];
+    scenario.apply(&list(&[services.as_slice(), &[shop]].concat()));
+    scenario.rolled_out("statefulset/shop");
+    scenario.apply(&annotated(relay("orders", "shop:10000"), UPSTREAMS, "shop:10000"));
+    scenario.rolled_out("deployment/orders");
+
+    let (orders, address) = pods_of(&scenario.client, scenario.here(), "orders").remove(0);
+    let answered = scenario.ask(&format!("http://{address}:8080/test"), 4);
+    let lines = scenario.lines(&format!("pod/{orders}"), "/test", 4);
+    let named: Vec<_> = lines.iter().map(|line| line.pod.clone()).collect();
+    assert_eq!(named, answered, "{lines:?}");
+    let addresses = pods_of(&scenario.client, scenario.here(), "shop");
+    for line in &lines {
+        let own = addresses.iter().find(|(name, _)| *name == line.pod).unwrap();
+        assert_eq!(line.upstream, format!("{}:10000", own.1));
+    }
+}
