@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use rustls::pki_types::ServerName;
 use tokio::runtime::{Builder, LocalOptions, Runtime};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,13 +18,16 @@ use whichpod_runtime::exit::Exit;
 use whichpod_runtime::limits;
 use whichpod_runtime::readiness::{Pending, Readiness};
 use whichpod_runtime::shutdown::{Shutdown, Signal, Signals, Trigger};
-use whichpod_upstream::{Discovery, Options, Settings, Upstream, hickory};
+use whichpod_runtime::tls::{Client, ClientSettings};
+use whichpod_upstream::{Discovery, Options, Upstream, hickory};
 
 use crate::admin::{self, Admin};
 use crate::listener::{Crew, Handed, accept, receive};
 use crate::log_format;
 use crate::site::Site;
+use crate::transport::Tls;
 use crate::worker::{Shared, Worker};
+use crate::{health_check, memory, translate};
 
 /// A name that does not resolve keeps the app from starting for at most this long.
 const READY_AT_LATEST: Duration = Duration::from_secs(10);
@@ -48,6 +52,9 @@ pub enum StartError {
     /// There is nobody to ask about names.
     #[error("dns: {0}")]
     Dns(#[from] whichpod_upstream::ResolverError),
+    /// Files of TLS that cannot be used, all of them.
+    #[error("{}", .0.join("\n"))]
+    Tls(Vec<String>),
     /// The access log's format; checked with the configuration already.
     #[error("access_log.format: {0}")]
     Format(#[from] whichpod_access_log::FormatError),
@@ -67,6 +74,7 @@ impl StartError {
             Self::Bind(_) => Exit::Unavailable,
             Self::Log(_) => Exit::IoErr,
             Self::Dns(_) => Exit::Config,
+            Self::Tls(_) => Exit::NoInput,
             Self::Format(_) | Self::Filter(_) => Exit::Usage,
             Self::System(_) => Exit::OsErr,
         }
@@ -106,10 +114,11 @@ pub fn build(config: Config, diagnostics: Option<Diagnostics>) -> Result<Bound, 
     let bound = bind_all(&config).map_err(StartError::Bind)?;
     let control = Builder::new_current_thread().enable_all().build()?;
     let upstreams = discover(&control, &config)?;
+    let tls = load_tls(&control, &config).map_err(StartError::Tls)?;
     let (log, writer) = Log::open(Destination::from_path(config.access_log.path.as_deref()))?;
 
-    let sites: Vec<_> = std::iter::zip(&config.upstreams, upstreams)
-        .map(|(settings, upstream)| Arc::new(Site::new(settings.clone(), upstream)))
+    let sites: Vec<_> = std::iter::zip(&config.upstreams, std::iter::zip(upstreams, tls))
+        .map(|(settings, (upstream, tls))| Arc::new(Site::new(settings.clone(), upstream, tls)))
         .collect();
     let shared = Arc::new(Shared::new(sites, format, filter));
     let (stop_workers, workers_stop) = Shutdown::new();
@@ -177,6 +186,12 @@ impl Bound {
             let (admin, health) = servers;
             tokio::spawn(admin::serve(admin, Arc::clone(&state)));
             tokio::spawn(admin::serve_health(health, Arc::clone(&state)));
+            tokio::spawn(memory::watch(Arc::clone(&state.shared), state.config.memory));
+            for site in &state.shared.sites {
+                if let Some(check) = &site.config.health_check {
+                    tokio::spawn(health_check::run(Arc::clone(site), check.clone()));
+                }
+            }
             await_upstreams(&state);
             starting.done();
             let (abort, aborted) = Shutdown::new();
@@ -297,32 +312,37 @@ fn discover(control: &Runtime, config: &Config) -> Result<Vec<Arc<Upstream>>, St
         ..Options::default()
     };
     let discovery = Discovery::new(hickory(servers, dns.resolv_conf.clone())?, options);
-    Ok(config.upstreams.iter().map(|upstream| discovery.add(settings(upstream))).collect())
+    Ok(config.upstreams.iter().map(|upstream| discovery.add(translate::settings(upstream))).collect())
 }
 
-fn settings(upstream: &whichpod_config::Upstream) -> Settings {
-    use whichpod_config as from;
-    use whichpod_upstream as to;
-    let target = |target: &from::Target| to::Target {
-        host: match &target.host {
-            from::Host::Name(name) => to::Host::Name(name.clone()),
-            from::Host::Ip(ip) => to::Host::Ip(*ip),
-        },
-        port: match &target.port {
-            from::TargetPort::Number(port) => to::TargetPort::Number(*port),
-            from::TargetPort::Name(name) => to::TargetPort::Name(name.clone()),
-        },
-    };
-    Settings {
-        name: Arc::clone(&upstream.name),
-        target: target(&upstream.target),
-        fallback: upstream.fallback.as_ref().map(target),
-        balance: match upstream.balance {
-            from::Balance::RoundRobin => to::Balance::RoundRobin,
-            from::Balance::LeastRequest => to::Balance::LeastRequest,
-        },
-        lazy: upstream.lazy,
+/// For each upstream what its files say; they are followed from now on.
+fn load_tls(control: &Runtime, config: &Config) -> Result<Vec<Option<Tls>>, Vec<String>> {
+    let mut errors = Vec::new();
+    let mut all = Vec::with_capacity(config.upstreams.len());
+    for upstream in &config.upstreams {
+        let Some(tls) = &upstream.tls else {
+            all.push(None);
+            continue;
+        };
+        let settings = ClientSettings {
+            authorities: tls.ca_file.clone(),
+            identity: tls.client_certificate.as_ref().map(|f| (f.cert_file.clone(), f.key_file.clone())),
+            alpn: tls.alpn.clone(),
+            insecure: tls.insecure_skip_verify,
+        };
+        // A checked name is a valid one.
+        let name = ServerName::try_from(tls.server_name.clone()).map_err(|error| error.to_string());
+        match Client::load(settings).map_err(|error| error.to_string()).and_then(|client| Ok((client, name?)))
+        {
+            Ok((client, name)) => {
+                let client = Arc::new(client);
+                control.spawn(Arc::clone(&client).follow());
+                all.push(Some(Tls { client, name }));
+            }
+            Err(error) => errors.push(format!("upstream {}: tls: {error}", upstream.name)),
+        }
     }
+    if errors.is_empty() { Ok(all) } else { Err(errors) }
 }
 
 fn start_workers(
@@ -430,8 +450,9 @@ async fn drain(state: &Admin) {
         let shared = &state.shared;
         let (busy, quiet) = if settings.native_sidecar {
             // The app has ended: whoever could send another request is gone. A response that has ended is written out in
-            // the same turn, or waits for its client.
-            (shared.requests_active() > 0 || shared.connections_blocked() > 0, LOOK)
+            // the same turn, or waits for its client. A connection that the app has left waits only for its pod's reading.
+            let waits = shared.connections_blocked() > 0 || shared.tunnels_wanted() > 0;
+            (shared.requests_active() > 0 || waits, LOOK)
         } else {
             // The app is still at work, and may open connections.
             (shared.connections_active() > 0, QUIET)

@@ -24,9 +24,6 @@ use crate::upstream_connection::UpstreamConnection;
 /// the response instead of a reset.
 pub const LINGER: Duration = Duration::from_secs(5);
 
-/// How much of a request's body is kept, so that it can be sent to another pod.
-const KEPT: usize = 64 * 1024;
-
 /// A request's body: how far it has come, and what of it can be sent again; shared by the attempts and the log.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
@@ -46,11 +43,13 @@ pub struct BodyProgress {
     kept: RefCell<Option<Kept>>,
 }
 
+/// The beginning of a body.
 #[derive(Debug, Default, Clone)]
 struct Kept {
     frames: VecDeque<Bytes>,
-    bytes: usize,
     trailers: Option<HeaderMap>,
+    /// How many more bytes are kept.
+    room: usize,
 }
 
 impl BodyProgress {
@@ -60,9 +59,9 @@ impl BodyProgress {
         self.ended.get().is_some() || self.failure.get().is_some()
     }
 
-    /// From now on what is read is kept, up to [`KEPT`] bytes.
-    pub fn keep(&self) {
-        self.kept.replace(Some(Kept::default()));
+    /// From now on what is read is kept, up to so many bytes.
+    pub fn keep(&self, bytes: usize) {
+        self.kept.replace(Some(Kept { room: bytes, ..Kept::default() }));
     }
 
     /// True while all that was read is kept.
@@ -92,13 +91,15 @@ impl BodyProgress {
         let mut kept = self.kept.borrow_mut();
         let Some(all) = &mut *kept else { return };
         if let Some(data) = frame.data_ref() {
-            all.bytes += data.len();
-            all.frames.push_back(data.clone());
+            match all.room.checked_sub(data.len()) {
+                Some(room) => {
+                    all.room = room;
+                    all.frames.push_back(data.clone());
+                }
+                None => *kept = None,
+            }
         } else if let Some(trailers) = frame.trailers_ref() {
             all.trailers = Some(trailers.clone());
-        }
-        if all.bytes > KEPT {
-            *kept = None;
         }
     }
 
@@ -225,6 +226,8 @@ async fn throw_away(mut incoming: Incoming, progress: Rc<BodyProgress>) {
 
 /// A response's body on its way to the client; writes the request's line when it ends.
 pub enum ResponseBody {
+    /// None: the line is not written here.
+    Empty,
     /// Made here.
     Local(Option<Bytes>, Box<Exchange>),
     /// There is no response: the request was malformed, and its HTTP/2 stream is reset.
@@ -385,6 +388,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
+            Self::Empty => Poll::Ready(None),
             Self::Local(text, exchange) => Poll::Ready(text.take().map(|text| {
                 exchange.sent(text.len());
                 exchange.end(None);
@@ -397,6 +401,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Empty => true,
             Self::Local(text, _) => text.is_none(),
             Self::Malformed(_) => true,
             Self::Pod(body) => body.ended && body.broken.is_none(),
@@ -405,6 +410,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Empty => SizeHint::with_exact(0),
             Self::Local(text, _) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Self::Malformed(_) => SizeHint::with_exact(0),
             Self::Pod(body) => body.incoming.size_hint(),

@@ -2,15 +2,18 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::Version;
 use smallvec::SmallVec;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use whichpod_upstream::{Choice, EndpointId, NoEndpoint};
@@ -19,8 +22,11 @@ use crate::body::Link;
 use crate::error::{ConnectFailure, Failure};
 use crate::exchange::Exchange;
 use crate::http2;
+use crate::limits::{self, Full, Permit};
 use crate::peer::Peer;
+use crate::pending::{Room, make_room, room};
 use crate::site::Site;
+use crate::transport::Transport;
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::spawn;
 
@@ -52,7 +58,7 @@ impl Tried {
 /// A new connection to a pod, and who that is.
 pub struct Opened {
     /// Our end.
-    pub stream: TcpStream,
+    pub stream: Transport,
     /// The pod.
     pub peer: Peer,
 }
@@ -77,8 +83,9 @@ pub async fn acquire(
 /// A place on an HTTP/2 connection. There is one to each pod, and another at the pod's limit; while one request opens it,
 /// the others wait.
 async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<http2::Slot, Failure> {
-    let take =
-        |exchange: &Exchange, choice: &Choice| exchange.worker.http2.borrow_mut().take(choice.endpoint.id());
+    let take = |exchange: &Exchange, choice: &Choice| {
+        exchange.worker.http2.borrow_mut().take((choice.endpoint.id(), exchange.owner()))
+    };
     let started = Instant::now();
     let mut choice = choose(exchange, tried, []).await?;
     exchange.chosen(&choice);
@@ -86,7 +93,10 @@ async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<ht
         if let Some(slot) = take(exchange, &choice) {
             return Ok(slot);
         }
-        let Some(opening) = exchange.worker.http2.borrow().opening(choice.endpoint.id()) else { break };
+        let Some(opening) = exchange.worker.http2.borrow().opening((choice.endpoint.id(), exchange.owner()))
+        else {
+            break;
+        };
         if timeout_at(started + ALL_CONNECTS, opening.notified()).await.is_err() {
             exchange.connect_failed(&choice, ConnectFailure::Timeout.reason(), started);
             return Err(Failure::Connect(ConnectFailure::Timeout));
@@ -96,12 +106,19 @@ async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<ht
             exchange.chosen(&choice);
         }
     }
-    let opening = http2::Opening::begin(&exchange.worker.http2, choice.endpoint.id());
-    let slot = match connect(exchange, tried, choice.clone(), take).await? {
+    let permit = match make_room(exchange) {
+        Ok(permit) => permit,
+        // One connection to each pod there may be, as with Envoy: else one pod's would starve the others for ever.
+        Err(Full) if !exchange.worker.http2.borrow().has((choice.endpoint.id(), exchange.owner())) => None,
+        Err(Full) => return Err(Failure::Overflow),
+    };
+    let opening = http2::Opening::begin(&exchange.worker.http2, (choice.endpoint.id(), exchange.owner()));
+    let slot = match connect(exchange, tried, choice.clone(), permit, take).await? {
         Found::Idle(slot) => Some(slot),
         Found::New(opened) => {
             let choice = Choice { endpoint: Arc::clone(&opened.peer.endpoint), ..choice };
-            let connection = http2::Connection::open(opened, exchange.site.config.limits).await;
+            let connection =
+                http2::Connection::open(opened, exchange.owner(), exchange.site.config.limits).await;
             let connection = connection.map_err(|_| Failure::Connect(ConnectFailure::Other))?;
             exchange.worker.share(connection);
             take(exchange, &choice)
@@ -119,23 +136,26 @@ async fn acquire_connection(
     let choice = choose(exchange, tried, []).await?;
     exchange.chosen(&choice);
     let idle = |exchange: &Exchange, choice: &Choice| {
-        exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), max_idle)
+        exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), exchange.owner(), max_idle)
     };
     if let Some(connection) = idle(exchange, &choice) {
         return Ok(connection);
     }
-    match connect(exchange, tried, choice, idle).await? {
-        Found::Idle(connection) => Ok(connection),
-        Found::New(opened) => {
-            let config = &exchange.site.config;
-            let connection =
-                UpstreamConnection::open(opened, config.limits, config.timeouts.upstream_idle).await;
-            connection.map(Box::new).map_err(|_| Failure::Connect(ConnectFailure::Other))
-        }
+    match room(exchange, &choice, idle).await? {
+        Room::Idle(connection) => Ok(connection),
+        Room::New(permit) => match connect(exchange, tried, choice, permit, idle).await? {
+            Found::Idle(connection) => Ok(connection),
+            Found::New(opened) => {
+                let config = &exchange.site.config;
+                let (limits, idle) = (config.limits, config.timeouts.upstream_idle);
+                let connection = UpstreamConnection::open(opened, exchange.owner(), limits, idle).await;
+                connection.map(Box::new).map_err(|_| Failure::Connect(ConnectFailure::Other))
+            }
+        },
     }
 }
 
-/// A connection of its own to a pod.
+/// A connection of its own to a pod. It may be used for days: where no further one is allowed, nobody waits.
 ///
 /// # Errors
 /// As [`acquire`].
@@ -143,7 +163,8 @@ pub async fn open(exchange: &mut Exchange) -> Result<Opened, Failure> {
     let tried = &mut Tried::default();
     let choice = choose(exchange, tried, []).await?;
     exchange.chosen(&choice);
-    match connect(exchange, tried, choice, |_, _| None::<Infallible>).await? {
+    let permit = make_room(exchange).map_err(|_| Failure::Overflow)?;
+    match connect(exchange, tried, choice, permit, |_, _| None::<Infallible>).await? {
         Found::Idle(never) => match never {},
         Found::New(opened) => Ok(opened),
     }
@@ -160,8 +181,8 @@ async fn choose(
     let must_avoid = avoid.len();
     avoid.extend_from_slice(&tried.failed);
     let upstream = &exchange.site.upstream;
-    let result = match upstream.choose(&avoid).await {
-        Err(NoEndpoint::AllTried) => upstream.choose(&avoid[..must_avoid]).await,
+    let result = match upstream.choose_for(&avoid, exchange.hash).await {
+        Err(NoEndpoint::AllTried) => upstream.choose_for(&avoid[..must_avoid], exchange.hash).await,
         other => other,
     };
     result.map_err(|none| match none {
@@ -182,17 +203,19 @@ async fn connect<C>(
     exchange: &mut Exchange,
     tried: &mut Tried,
     first: Choice,
+    permit: Option<Permit>,
     idle: impl Fn(&Exchange, &Choice) -> Option<C>,
 ) -> Result<Found<C>, Failure> {
     let started = Instant::now();
     let limit = exchange.site.config.timeouts.connect;
+    let introduction = exchange.introduction();
     let mut racing = FuturesUnordered::new();
     let mut in_flight = InFlight::new();
     let mut next_start = started + STAGGER;
     let mut more = true;
     let mut last = ConnectFailure::Timeout;
     in_flight.push((first.clone(), started));
-    racing.push(dial(Arc::clone(&exchange.site), first, limit));
+    racing.push(dial(Arc::clone(&exchange.site), first, permit, limit, introduction.clone()));
     loop {
         let start_another = tokio::select! {
             biased;
@@ -210,7 +233,13 @@ async fn connect<C>(
                 }
                 true
             }
-            () = sleep_until(next_start), if more => true,
+            () = sleep_until(next_start), if more => {
+                // Whoever comes next need not wait for this pod as well.
+                for (choice, _) in &in_flight {
+                    exchange.site.upstream.connect_failed(&choice.endpoint);
+                }
+                true
+            }
             () = sleep_until(started + ALL_CONNECTS) => {
                 leave(exchange, racing, &in_flight, ConnectFailure::Timeout.reason());
                 return Err(Failure::Connect(ConnectFailure::Timeout));
@@ -220,13 +249,18 @@ async fn connect<C>(
             next_start = Instant::now() + STAGGER;
             match choose(exchange, tried, in_flight.iter().map(|(choice, _)| choice.endpoint.id())).await {
                 Ok(choice) => {
-                    exchange.chosen(&choice);
                     if let Some(connection) = idle(exchange, &choice) {
+                        exchange.chosen(&choice);
                         leave(exchange, racing, &in_flight, "connect_slow");
                         return Ok(Found::Idle(connection));
                     }
-                    in_flight.push((choice.clone(), Instant::now()));
-                    racing.push(dial(Arc::clone(&exchange.site), choice, limit));
+                    // Where no further connection is allowed, those under way must do.
+                    if let Ok(permit) = limits::enter(exchange.site.limits.connections.as_ref()) {
+                        exchange.chosen(&choice);
+                        in_flight.push((choice.clone(), Instant::now()));
+                        let (site, introduction) = (Arc::clone(&exchange.site), introduction.clone());
+                        racing.push(dial(site, choice, permit, limit, introduction));
+                    }
                 }
                 Err(_) => more = false,
             }
@@ -256,7 +290,7 @@ fn leave(
     let site = Arc::clone(&exchange.site);
     spawn(async move {
         while let Some(Dialled { choice, result, .. }) = racing.next().await {
-            report(&site, &choice, result.map(drop).map_err(|error| ConnectFailure::from(&error)));
+            report(&site, &choice, result.map(drop).map_err(|refusal| refusal.how));
         }
     });
 }
@@ -278,18 +312,53 @@ fn report(site: &Site, choice: &Choice, result: Result<(), ConnectFailure>) {
 struct Dialled {
     choice: Choice,
     since: Instant,
-    result: io::Result<TcpStream>,
+    permit: Option<Permit>,
+    result: Result<(Transport, Option<SocketAddr>), Refusal>,
 }
 
-async fn dial(site: Arc<Site>, choice: Choice, limit: Duration) -> Dialled {
+/// Why a connection could not be made.
+struct Refusal {
+    how: ConnectFailure,
+    /// What there is to say of it beyond that.
+    more: Option<String>,
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self { how: ConnectFailure::from(&error), more: None }
+    }
+}
+
+/// Connects to one pod; what the pod must know of the client goes first, then TLS.
+async fn dial(
+    site: Arc<Site>,
+    choice: Choice,
+    permit: Option<Permit>,
+    limit: Duration,
+    introduction: Option<Bytes>,
+) -> Dialled {
     let since = Instant::now();
     site.stats.connects_total.fetch_add(1, Relaxed);
     choice.endpoint.counts().connects_total.fetch_add(1, Relaxed);
-    let result = match timeout(limit, TcpStream::connect(choice.endpoint.address())).await {
-        Ok(result) => result.and_then(set_options),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    let connecting = async {
+        let mut stream = set_options(TcpStream::connect(choice.endpoint.address()).await?)?;
+        let local = stream.local_addr().ok();
+        if let Some(introduction) = introduction {
+            stream.write_all(&introduction).await?;
+        }
+        let Some(tls) = &site.tls else { return Ok((Transport::Tcp(stream), local)) };
+        let secured = tls.connect(stream).await;
+        let secured = secured.map_err(|error| Refusal {
+            how: ConnectFailure::Tls,
+            more: Some(format!("TLS_error: {error}")),
+        })?;
+        Ok((secured, local))
     };
-    Dialled { choice, since, result }
+    let result = match timeout(limit, connecting).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+    };
+    Dialled { choice, since, permit, result }
 }
 
 fn set_options(stream: TcpStream) -> io::Result<TcpStream> {
@@ -301,17 +370,18 @@ fn set_options(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 fn finish(exchange: &mut Exchange, dialled: Dialled) -> Result<Opened, (EndpointId, ConnectFailure)> {
-    let Dialled { choice, since, result } = dialled;
+    let Dialled { choice, since, permit, result } = dialled;
     match result {
-        Ok(stream) => {
+        Ok((stream, local)) => {
             report(&exchange.site, &choice, Ok(()));
-            let peer = Peer::new(&choice, stream.local_addr().ok());
-            Ok(Opened { stream, peer })
+            Ok(Opened { stream, peer: Peer::new(&choice, local, permit) })
         }
-        Err(error) => {
-            let how = ConnectFailure::from(&error);
+        Err(Refusal { how, more }) => {
             report(&exchange.site, &choice, Err(how));
             exchange.connect_failed(&choice, how.reason(), since);
+            if let Some(more) = more {
+                exchange.record.transport_failure = Some(more.into());
+            }
             Err((choice.endpoint.id(), how))
         }
     }

@@ -1,106 +1,137 @@
-//! A client's connection: HTTP/1.0 and HTTP/1.1, one request after another, or HTTP/2.
+//! A client's connection: finds out what is spoken on it, and hands it to whoever speaks that.
 
-use std::convert::Infallible;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
-use http::{Request, StatusCode};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
-use whichpod_access_log::{Flags, Record};
+use tokio::time::timeout;
+use whichpod_config::Protocol;
 
-use crate::body::LINGER;
+use crate::connect;
+use crate::detect::{Verdict, detect, is_http_response, taken_for};
+use crate::error::{ConnectFailure, Failure};
+use crate::exchange::Exchange;
+use crate::http1;
 use crate::http2;
-use crate::incoming::Incoming;
-use crate::io::{Downstream, DownstreamIo, Phase};
-use crate::proxy;
+use crate::io::{Downstream, DownstreamIo};
 use crate::site::Site;
+use crate::tcp::{self, Begun};
 use crate::worker::Worker;
+
+/// A client that has said nothing for this long may wait for the server to speak first.
+const SILENCE: Duration = Duration::from_millis(250);
+/// So much of a greeting is read to see whether it is one.
+const GREETING: usize = 512;
 
 /// Serves one connection until either side ends it.
 pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, stream: TcpStream, downstream: Rc<Downstream>) {
     let mut io = DownstreamIo::new(stream, Rc::clone(&downstream), Arc::clone(&site));
-    // No request of HTTP/1 begins so (RFC 9113 §3.4).
-    if io.begins_with(b"PRI").await {
-        return http2::serve(worker, site, io, downstream).await;
-    }
-    let io = TokioIo::new(io);
-    let service = {
-        let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
-        service_fn(move |request: Request<hyper::body::Incoming>| {
-            let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
-            async move {
-                Ok::<_, Infallible>(
-                    proxy::handle(worker, site, downstream, request.map(Incoming::Http1)).await,
-                )
-            }
-        })
+    let begin = || Exchange::begin_connection(Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
+    let spoken = match site.config.protocol {
+        // The client may speak either version, whichever the pods speak.
+        Protocol::Http1 | Protocol::H2c | Protocol::Grpc => match first_word(&mut io).await {
+            Some(Verdict::Tcp | Verdict::Undecided) => Spoken::Http1,
+            said => said.into(),
+        },
+        Protocol::Tcp => Spoken::Tcp(None),
+        Protocol::Auto => find_out(&mut io, begin).await,
     };
-    let limits = site.config.limits;
-    let mut builder = http1::Builder::new();
-    builder.auto_date_header(false);
-    // The first ends a head that does not end, the second refuses one that came in one piece.
-    builder.max_buf_size(limits.head_bytes.max(8192)).max_header_size(limits.head_bytes);
-    if limits.headers != 100 {
-        // hyper's own default is 100 too, and costs no allocation a head.
-        builder.max_headers(limits.headers);
+    match spoken {
+        Spoken::Nothing => {}
+        Spoken::Http1 => http1::serve(worker, site, io, downstream).await,
+        Spoken::Http2 => http2::serve(worker, site, io, downstream).await,
+        Spoken::Tcp(begun) => tcp::serve(begun.unwrap_or_else(|| Begun::new(begin())), io).await,
     }
-    let mut connection = builder.serve_connection(io, service);
-    if let Err(error) = Pin::new(&mut connection).await
-        && let Some(line) = refused_head(&error, &downstream, &site)
-    {
-        site.stats.ended(line.status, line.flags, line.duration);
-        worker.write_line(&line);
-        if line.status.is_some() {
-            linger(connection.into_parts().io.into_inner()).await;
+}
+
+/// What is spoken on a connection.
+enum Spoken {
+    /// Nothing: the client has left.
+    Nothing,
+    Http1,
+    Http2,
+    /// And what has been done for it already.
+    Tcp(Option<Begun>),
+}
+
+impl From<Option<Verdict>> for Spoken {
+    fn from(said: Option<Verdict>) -> Self {
+        match said {
+            None => Self::Nothing,
+            Some(Verdict::Http1) => Self::Http1,
+            Some(Verdict::Http2) => Self::Http2,
+            Some(Verdict::Tcp | Verdict::Undecided) => Self::Tcp(None),
         }
     }
 }
 
-/// Reads what still comes after a refusal: left unread, closing the socket would reset the connection under it.
-async fn linger(mut io: DownstreamIo) {
-    let mut unread = vec![0; 8192];
-    let until_end = async { while io.read(&mut unread).await.is_ok_and(|count| count > 0) {} };
-    let _ = tokio::time::timeout(LINGER, until_end).await;
-}
-
-/// What hyper answers by itself; nothing to the preface of HTTP/2.
-fn answered(error: &hyper::Error) -> Option<StatusCode> {
-    if error.is_parse_version_h2() {
-        None
-    } else if !error.is_parse_too_large() {
-        Some(StatusCode::BAD_REQUEST)
-    } else if error.to_string() == "URI too long" {
-        Some(StatusCode::URI_TOO_LONG)
-    } else {
-        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+/// Waits for the client's first bytes; when it stays silent, for those of a pod, too.
+async fn find_out(io: &mut DownstreamIo, begin: impl Fn() -> Box<Exchange>) -> Spoken {
+    match timeout(SILENCE, first_word(io)).await {
+        Ok(said) => said.into(),
+        Err(_) if !io.looked_at().is_empty() => first_word(io).await.into(),
+        // In a box of its own, because most connections never come to this.
+        Err(_) => Box::pin(who_speaks_first(io, begin())).await,
     }
 }
 
-/// The line of a head that never became a request: hyper answered it, or its time was over.
-fn refused_head(error: &hyper::Error, downstream: &Downstream, site: &Site) -> Option<Record> {
-    let (phase, since) = downstream.phase();
-    let (status, flags, details) = if error.is_parse() {
-        (answered(error), Flags::DOWNSTREAM_PROTOCOL, "http1.codec_error")
-    } else if downstream.is_expired() && phase == Phase::Head {
-        (None, Flags::STREAM_IDLE, "request_header_timeout")
-    } else {
-        return None;
+/// What the client's first bytes say, or what it has to be taken for when it stops; `None` if it leaves without a word.
+async fn first_word(io: &mut DownstreamIo) -> Option<Verdict> {
+    loop {
+        let said = io.looked_at();
+        let verdict = detect(said);
+        if verdict != Verdict::Undecided {
+            return Some(verdict);
+        }
+        let waits = said.is_empty() || taken_for(said) != Verdict::Tcp;
+        let more = poll_fn(|cx| io.poll_look(cx));
+        let more =
+            if waits { more.await.ok() } else { timeout(SILENCE, more).await.ok().and_then(Result::ok) };
+        if more.is_none_or(|count| count == 0) {
+            let said = io.looked_at();
+            return (!said.is_empty()).then(|| taken_for(said));
+        }
+    }
+}
+
+/// Connects to a pod for a client that says nothing, and goes with whoever speaks first.
+async fn who_speaks_first(io: &mut DownstreamIo, mut exchange: Box<Exchange>) -> Spoken {
+    let opened = {
+        let mut opening = pin!(connect::open(&mut exchange));
+        tokio::select! {
+            biased;
+            said = first_word(io) => match said {
+                Some(Verdict::Tcp) => opening.await,
+                other => return other.into(),
+            },
+            opened = &mut opening => opened,
+        }
     };
-    let mut record = Record::new(SystemTime::now());
-    record.status = status;
-    record.flags = flags;
-    record.details = Some(details.into());
-    record.duration = Instant::now() - since;
-    record.upstream = Some(Arc::clone(&site.config.name));
-    record.downstream_remote = Some(downstream.remote);
-    record.downstream_local = Some(downstream.local);
-    record.connection_id = Some(downstream.id);
-    Some(record)
+    let mut opened = match opened {
+        Ok(opened) => opened,
+        // A pod that takes connections only to end them has no greeting.
+        Err(Failure::Connect(ConnectFailure::Other)) => return first_word(io).await.into(),
+        // As without us: a server that cannot be reached does not let its clients wait for a greeting.
+        Err(failure) => return Spoken::Tcp(Some(Begun::failed(exchange, failure))),
+    };
+    let mut greeting = Vec::with_capacity(GREETING);
+    let said = tokio::select! {
+        biased;
+        said = first_word(io) => said,
+        greeted = opened.stream.read_buf(&mut greeting) => {
+            if greeted.is_ok() && !is_http_response(&greeting) {
+                return Spoken::Tcp(Some(Begun::connected(exchange, opened, greeting)));
+            }
+            drop(opened);
+            return first_word(io).await.into();
+        }
+    };
+    match said {
+        Some(Verdict::Tcp) => Spoken::Tcp(Some(Begun::connected(exchange, opened, greeting))),
+        other => other.into(),
+    }
 }

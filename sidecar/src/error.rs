@@ -29,6 +29,12 @@ pub enum Failure {
     UpstreamProtocol,
     /// The pod took longer than the configured time.
     RequestTimeout,
+    /// The pod took longer than one attempt may.
+    PerTryTimeout,
+    /// A limit on connections, waiting requests or requests was reached.
+    Overflow,
+    /// Memory runs short here.
+    Overloaded,
     /// Nothing moved for the configured time, before a response.
     StreamIdle,
     /// Nothing came of the request's body for the configured time.
@@ -51,6 +57,7 @@ impl Failure {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::RequestTimeout => "response_timeout",
+            Self::PerTryTimeout => "per_try_timeout",
             Self::StreamIdle | Self::RequestIdle => "idle_timeout",
             Self::BadRequestBody => "request_body_malformed",
             Self::Closed => "closed",
@@ -68,6 +75,8 @@ pub enum ConnectFailure {
     Timeout,
     /// The network says that the address cannot be reached.
     Unreachable,
+    /// TLS could not be agreed upon.
+    Tls,
     /// No local port, descriptor or memory for another connection.
     Local,
     /// Something else.
@@ -82,6 +91,7 @@ impl ConnectFailure {
             Self::Refused => "connect_refused",
             Self::Timeout => "connect_timeout",
             Self::Unreachable => "connect_unreachable",
+            Self::Tls => "connect_tls_failed",
             Self::Local => "connect_local_error",
             Self::Other => "connect_failed",
         }
@@ -144,6 +154,9 @@ pub const fn verdict(failure: Failure) -> Verdict {
             match how {
                 ConnectFailure::Timeout => "upstream_reset_before_response_started{connection_timeout}",
                 ConnectFailure::Local => "upstream_reset_before_response_started{local_connection_failure}",
+                ConnectFailure::Tls => {
+                    "upstream_reset_before_response_started{remote_connection_failure|TLS_error}"
+                }
                 ConnectFailure::Refused | ConnectFailure::Unreachable | ConnectFailure::Other => {
                     "upstream_reset_before_response_started{remote_connection_failure}"
                 }
@@ -152,6 +165,7 @@ pub const fn verdict(failure: Failure) -> Verdict {
                 ConnectFailure::Refused => "no pod took the connection: refused",
                 ConnectFailure::Timeout => "no pod took the connection in time",
                 ConnectFailure::Unreachable => "no pod can be reached",
+                ConnectFailure::Tls => "no pod agreed on TLS",
                 ConnectFailure::Local => "no connection could be made from here",
                 ConnectFailure::Other => "no pod took the connection",
             },
@@ -198,6 +212,25 @@ pub const fn verdict(failure: Failure) -> Verdict {
             "upstream_response_timeout",
             "the pod did not answer in time",
         ),
+        F::PerTryTimeout => row(
+            StatusCode::GATEWAY_TIMEOUT,
+            Flags::UPSTREAM_TIMEOUT,
+            "upstream_per_try_timeout",
+            "the pod did not answer in time",
+        ),
+        F::Overflow => row(
+            UNAVAILABLE,
+            Flags::OVERFLOW,
+            "upstream_reset_before_response_started{overflow}",
+            "too much is under way already",
+        ),
+        F::Overloaded => Verdict {
+            status: Some(UNAVAILABLE),
+            flags: Flags::OVERLOAD,
+            details: "overload",
+            what: "memory runs short here",
+            close: true,
+        },
         F::StreamIdle => row(
             StatusCode::GATEWAY_TIMEOUT,
             Flags::STREAM_IDLE,
@@ -315,6 +348,36 @@ pub const fn broken(how: Broken) -> (Flags, &'static str) {
     }
 }
 
+/// How a TCP connection or a tunnel ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Both sides said that they were done, the client first.
+    ByClient,
+    /// Both sides said that they were done, the pod first.
+    ByPod,
+    /// The client reset the connection, or is gone.
+    ClientReset,
+    /// The pod reset the connection, or is gone.
+    PodReset,
+    /// Nothing moved for the configured time.
+    Idle,
+    /// It was cut by the end of this process.
+    Shutdown,
+}
+
+/// The table for TCP connections and tunnels: flag and details.
+#[must_use]
+pub const fn ended(how: Ended) -> (Flags, &'static str) {
+    match how {
+        Ended::ByClient => (Flags::EMPTY, "downstream_remote_close"),
+        Ended::ByPod => (Flags::EMPTY, "upstream_remote_close"),
+        Ended::ClientReset => (Flags::DOWNSTREAM_CLOSED, "downstream_remote_disconnect"),
+        Ended::PodReset => (Flags::UPSTREAM_CLOSED, "upstream_remote_disconnect"),
+        Ended::Idle => (Flags::STREAM_IDLE, "tcp_session_idle_timeout"),
+        Ended::Shutdown => (Flags::LOCAL_RESET, "shutdown"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,6 +389,7 @@ mod tests {
         (Failure::Connect(ConnectFailure::Refused), 503, "UF"),
         (Failure::Connect(ConnectFailure::Timeout), 503, "UF"),
         (Failure::Connect(ConnectFailure::Unreachable), 503, "UF"),
+        (Failure::Connect(ConnectFailure::Tls), 503, "UF"),
         (Failure::Connect(ConnectFailure::Local), 503, "UF"),
         (Failure::Connect(ConnectFailure::Other), 503, "UF"),
         (Failure::Closed, 503, "UC"),
@@ -335,6 +399,9 @@ mod tests {
         (Failure::LocalReset, 503, "LR"),
         (Failure::UpstreamProtocol, 502, "UPE"),
         (Failure::RequestTimeout, 504, "UT"),
+        (Failure::PerTryTimeout, 504, "UT"),
+        (Failure::Overflow, 503, "UO"),
+        (Failure::Overloaded, 503, "OM"),
         (Failure::StreamIdle, 504, "SI"),
         (Failure::RequestIdle, 408, "SI"),
         (Failure::BadRequest("two Host headers"), 400, "DPE"),

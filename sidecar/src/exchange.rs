@@ -1,4 +1,4 @@
-//! One request from its head to its line in the access log.
+//! One request (or TCP connection) from its beginning to its line in the access log.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -14,18 +14,34 @@ use http_body::Body;
 use tokio::time::{Instant, Sleep};
 use whichpod_access_log::{Attempt, Flags, Needs, Record};
 use whichpod_config::Timeouts;
-use whichpod_upstream::{Choice, Endpoint};
+use whichpod_upstream::{Choice, Endpoint, Outcome};
 
 use crate::body::{BodyProgress, RequestBody};
-use crate::error::{Broken, Failure, Verdict, broken};
+use crate::error::{Broken, Ended, Failure, Verdict, broken, ended};
 use crate::grpc;
 use crate::io::Downstream;
+use crate::limits::{self, Permit};
 use crate::peer::Peer;
+use crate::pool::Owner;
+use crate::proxy_protocol;
+use crate::retry;
 use crate::site::Site;
+use crate::tunnel::Direction;
+use crate::upgrade::{self, Switch};
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::Worker;
 
-/// A running request: what is known of it, and what it holds. Its line is written when it ends, or when it
+/// What runs, and thus what is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Request,
+    /// A TCP connection.
+    Connection,
+    /// A connection that nobody has said a word on: if nothing comes of it, it leaves no trace.
+    Silent,
+}
+
+/// A running request (or TCP connection): what is known of it, and what it holds. Its line is written when it ends, or when it
 /// is dropped because the client went away.
 pub struct Exchange {
     /// What the line will say.
@@ -36,6 +52,7 @@ pub struct Exchange {
     pub worker: Rc<Worker>,
     /// The client's connection.
     pub downstream: Rc<Downstream>,
+    kind: Kind,
     started: Instant,
     attempt_started: Instant,
     response_started: Option<Instant>,
@@ -43,7 +60,17 @@ pub struct Exchange {
     endpoint: Option<Arc<Endpoint>>,
     /// A gRPC call.
     grpc: bool,
-    retrying: bool,
+    /// Bytes go both ways, whatever they mean.
+    tunnel: bool,
+    /// What the client asks its connection to become.
+    asked: Option<Switch>,
+    /// Counted as a tunnel that somebody waits for.
+    wanted: bool,
+    /// What its pod is chosen by, where that is a hash.
+    pub hash: Option<u64>,
+    /// Its place among the requests under way, where these are limited.
+    pub permit: Option<Permit>,
+    retrying: Option<Retrying>,
     timers: Timers,
     ended: bool,
 }
@@ -53,28 +80,76 @@ impl Exchange {
     #[must_use]
     pub fn begin(worker: Rc<Worker>, site: Arc<Site>, downstream: Rc<Downstream>) -> Box<Self> {
         let started = downstream.begin_request();
-        let mut record = Record::new(SystemTime::now());
+        site.stats.requests_active.fetch_add(1, Relaxed);
+        let mut exchange = Self::new(worker, site, downstream, Kind::Request, started, SystemTime::now());
+        exchange.record.stream_id = Some(exchange.worker.shared.next_request.fetch_add(1, Relaxed));
+        exchange
+    }
+
+    /// Begins with a connection, which may yet turn out to be one for requests: see [`Self::is_tcp`].
+    #[must_use]
+    pub fn begin_connection(worker: Rc<Worker>, site: Arc<Site>, downstream: Rc<Downstream>) -> Box<Self> {
+        let started = downstream.accepted;
+        let now = SystemTime::now();
+        let start = now.checked_sub(started.elapsed()).unwrap_or(now);
+        Self::new(worker, site, downstream, Kind::Silent, started, start)
+    }
+
+    fn new(
+        worker: Rc<Worker>,
+        site: Arc<Site>,
+        downstream: Rc<Downstream>,
+        kind: Kind,
+        started: Instant,
+        start: SystemTime,
+    ) -> Box<Self> {
+        let mut record = Record::new(start);
         record.downstream_remote = Some(downstream.remote);
         record.downstream_local = Some(downstream.local);
         record.connection_id = Some(downstream.id);
         record.upstream = Some(Arc::clone(&site.config.name));
-        site.stats.requests_active.fetch_add(1, Relaxed);
-        record.stream_id = Some(worker.shared.next_request.fetch_add(1, Relaxed));
         Box::new(Self {
             record,
-            timers: Timers::new(&site.config.timeouts, started),
+            timers: Timers::new(&site.config.timeouts, site.config.retry.per_try_timeout, started),
             site,
             worker,
             downstream,
+            kind,
             started,
             attempt_started: started,
             response_started: None,
             body: None,
             endpoint: None,
             grpc: false,
-            retrying: false,
+            tunnel: false,
+            asked: None,
+            wanted: false,
+            hash: None,
+            permit: None,
+            retrying: None,
             ended: false,
         })
+    }
+
+    /// It is a TCP connection: it will have a line.
+    pub fn is_tcp(&mut self) {
+        self.kind = Kind::Connection;
+        self.downstream.begin_request();
+        self.site.stats.tcp_total.fetch_add(1, Relaxed);
+        self.site.stats.tcp_active.fetch_add(1, Relaxed);
+    }
+
+    /// What a pod is told about the client before its first byte, where that is wanted.
+    #[must_use]
+    pub fn introduction(&self) -> Option<bytes::Bytes> {
+        let version = self.site.config.proxy_protocol?;
+        Some(proxy_protocol::header(version, self.downstream.remote, self.downstream.local).into())
+    }
+
+    /// The only client's connection for which a pod's may be used again, where the pod was told who the client is.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.site.config.proxy_protocol.is_some().then_some(self.downstream.id)
     }
 
     /// Takes what the log needs from the request's head, as it is sent on.
@@ -185,6 +260,7 @@ impl Exchange {
             sent: true,
         });
         self.record.upstream_local = peer.local;
+        self.timers.attempt_begins();
         endpoint.counts().requests_total.fetch_add(1, Relaxed);
         endpoint.counts().requests_active.fetch_add(1, Relaxed);
         self.endpoint = Some(Arc::clone(endpoint));
@@ -202,10 +278,20 @@ impl Exchange {
         self.release_endpoint(false);
     }
 
+    /// The pod took the connection, which is all that it has to do where bytes are only passed on.
+    pub fn attempt_connected(&mut self) {
+        let duration = self.attempt_started.elapsed();
+        if let Some(attempt) = self.record.attempts.last_mut() {
+            attempt.duration = duration;
+            attempt.reason = "ok";
+        }
+    }
+
     /// The pod answered.
     pub fn attempt_answered(&mut self, status: StatusCode) {
         let now = Instant::now();
         let duration = now - self.attempt_started;
+        self.timers.attempt_answered();
         if let Some(attempt) = self.record.attempts.last_mut() {
             attempt.status = Some(status);
             attempt.duration = duration;
@@ -213,6 +299,15 @@ impl Exchange {
         }
         self.response_started = Some(now);
         self.record.upstream_service_time = Some(duration);
+    }
+
+    /// Tells the pod's health how the attempt went.
+    pub fn observe(&self, endpoint: &Endpoint, outcome: Outcome) {
+        let took = match outcome {
+            Outcome::Status(_) => self.record.upstream_service_time.unwrap_or_default(),
+            Outcome::NoResponse => self.attempt_started.elapsed(),
+        };
+        self.site.upstream.observe(endpoint, outcome, took);
     }
 
     /// The pod's answer was not good enough: another attempt follows.
@@ -225,13 +320,35 @@ impl Exchange {
         self.release_endpoint(false);
     }
 
-    /// A counted retry begins; it ends with the request.
-    pub fn retry_begins(&mut self) {
-        self.site.stats.retries_total.fetch_add(1, Relaxed);
-        if !self.retrying {
-            self.retrying = true;
-            self.site.stats.retries_active.fetch_add(1, Relaxed);
+    /// A counted retry begins, if it may; it ends with the request.
+    pub fn may_retry(&mut self) -> bool {
+        if self.retrying.is_none() {
+            let policy = &self.site.config.retry;
+            let stats = &self.site.stats;
+            let running = stats.requests_active.load(Relaxed);
+            if !retry::within_budget(policy, running, stats.retries_active.load(Relaxed)) {
+                return false;
+            }
+            let Ok(permit) = limits::enter(self.site.limits.retries.as_ref()) else { return false };
+            stats.retries_active.fetch_add(1, Relaxed);
+            self.retrying = Some(Retrying { _permit: permit });
         }
+        self.site.stats.retries_total.fetch_add(1, Relaxed);
+        true
+    }
+
+    /// What is read of the request's body is kept to be sent again, as far as it goes.
+    pub fn keep_body(&self) {
+        if let Some(body) = &self.body {
+            body.keep(self.site.config.retry.buffer_bytes);
+        }
+    }
+
+    /// True if the whole body is known to fit into what is kept.
+    #[must_use]
+    pub fn fits_buffer(&self, body: &RequestBody) -> bool {
+        let most = self.site.config.retry.buffer_bytes as u64;
+        body.size_hint().upper().is_some_and(|bytes| bytes <= most)
     }
 
     /// Takes what the log needs from the response's head, as it is sent on.
@@ -257,7 +374,7 @@ impl Exchange {
 
     /// The request fails with this verdict.
     pub fn failed(&mut self, verdict: &Verdict) {
-        self.record.status = verdict.status;
+        self.record.status = verdict.status.filter(|_| self.kind == Kind::Request);
         self.record.flags |= verdict.flags;
         self.record.details = Some(Cow::Borrowed(verdict.details));
     }
@@ -266,6 +383,83 @@ impl Exchange {
     pub fn sent(&mut self, bytes: usize) {
         self.record.bytes_sent += bytes as u64;
         self.timers.moved();
+    }
+
+    /// The client asks its connection to become something else.
+    pub fn ask(&mut self, switch: Switch) {
+        self.asked = Some(switch);
+    }
+
+    /// True if the pod agrees to what was asked.
+    ///
+    /// # Errors
+    /// As [`upgrade::switches`].
+    pub fn switches(&mut self, status: StatusCode, headers: &mut HeaderMap) -> Result<bool, Failure> {
+        self.tunnel = upgrade::switches(self.asked.as_ref(), status, headers)?;
+        Ok(self.tunnel)
+    }
+
+    /// True once the pod has agreed.
+    #[must_use]
+    pub fn is_switched(&self) -> bool {
+        self.tunnel
+    }
+
+    /// From now on bytes are passed on both ways, until [`Self::end_tunnel`].
+    pub fn begin_tunnel(&mut self) {
+        (self.tunnel, self.wanted) = (true, true);
+        self.body = None;
+        // It lasts for as long as both sides want.
+        self.timers.request = None;
+        self.site.stats.tunnels_wanted.fetch_add(1, Relaxed);
+    }
+
+    /// So many bytes went through the tunnel.
+    pub fn passed(&mut self, direction: Direction, bytes: usize) {
+        let bytes = bytes as u64;
+        let stats = &self.site.stats;
+        let (sum, count) = match direction {
+            Direction::ToPod => (&mut self.record.bytes_received, &stats.tcp_bytes_received),
+            Direction::ToClient => (&mut self.record.bytes_sent, &stats.tcp_bytes_sent),
+        };
+        *sum += bytes;
+        if self.kind == Kind::Connection {
+            // Not only at its end, which may be days away.
+            count.fetch_add(bytes, Relaxed);
+        }
+        self.timers.moved();
+    }
+
+    /// The client says nothing more, and the pod has all of it: nobody waits for the tunnel's end.
+    pub fn client_is_done(&mut self) {
+        if std::mem::replace(&mut self.wanted, false) {
+            self.site.stats.tunnels_wanted.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Writes a line of what is still running.
+    pub fn write_open_line(&mut self) {
+        self.record.open = true;
+        self.record.duration = self.started.elapsed();
+        self.worker.write_line(&self.record);
+        self.record.open = false;
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Ends the tunnel and writes its line.
+    pub fn end_tunnel(&mut self, how: Ended) {
+        let (flags, details) = ended(how);
+        self.record.flags |= flags;
+        // Of a request the details tell where its response came from, unless something went wrong.
+        if self.kind == Kind::Connection || !flags.is_empty() {
+            self.record.details = Some(Cow::Borrowed(details));
+        }
+        self.end(None);
     }
 
     /// The failure of a configured timeout that has passed; arms the timers otherwise.
@@ -290,13 +484,15 @@ impl Exchange {
 
     /// Ends the request and writes its line; further calls do nothing.
     pub fn end(&mut self, how: Option<Broken>) {
-        if std::mem::replace(&mut self.ended, true) {
+        if std::mem::replace(&mut self.ended, true) || self.kind == Kind::Silent {
             return;
         }
+        self.client_is_done();
         let now = Instant::now();
         if let Some(body) = self.body.as_ref().filter(|body| body.is_kept()) {
             body.abandon();
         }
+        self.permit = None;
         self.downstream.end_request(now, self.body.clone());
         if self.downstream.is_multiplexed() {
             let abandoned = how == Some(Broken::ClientGone) && self.response_started.is_none();
@@ -311,7 +507,10 @@ impl Exchange {
             self.record.grpc_status = self.record.status.map(grpc::status_of_http);
         }
         self.times(now);
-        let answered = self.record.status.is_some_and(|status| status.as_u16() < 500);
+        let answered = match self.kind {
+            Kind::Request => self.record.status.is_some_and(|status| status.as_u16() < 500),
+            Kind::Connection | Kind::Silent => true,
+        };
         self.release_endpoint(answered && self.record.flags.is_empty());
         self.count();
         self.worker.write_line(&self.record);
@@ -320,6 +519,9 @@ impl Exchange {
     fn times(&mut self, now: Instant) {
         let record = &mut self.record;
         record.duration = now - self.started;
+        if self.kind != Kind::Request {
+            return;
+        }
         match &self.body {
             None => record.request_duration = Some(Duration::ZERO),
             Some(body) => {
@@ -333,10 +535,15 @@ impl Exchange {
         }
     }
 
-    fn count(&self) {
+    fn count(&mut self) {
         let (stats, record) = (&self.site.stats, &self.record);
+        if self.kind == Kind::Connection {
+            stats.tcp_active.fetch_sub(1, Relaxed);
+            stats.flagged(record.flags);
+            return;
+        }
         stats.requests_active.fetch_sub(1, Relaxed);
-        if self.retrying {
+        if self.retrying.take().is_some() {
             stats.retries_active.fetch_sub(1, Relaxed);
         }
         stats.bytes_received.fetch_add(record.bytes_received, Relaxed);
@@ -359,6 +566,11 @@ impl Drop for Exchange {
         if self.ended {
             return;
         }
+        if self.kind == Kind::Connection || self.tunnel {
+            // Only the end of the process drops what passes bytes on.
+            self.end_tunnel(Ended::Shutdown);
+            return;
+        }
         // Dropped before its end: whoever asked is no longer there.
         if self.record.status.is_none() {
             self.record.flags = Flags::EMPTY;
@@ -369,6 +581,11 @@ impl Drop for Exchange {
         }
         self.end(Some(Broken::ClientGone));
     }
+}
+
+/// A request that is being retried, until it ends.
+struct Retrying {
+    _permit: Option<Permit>,
 }
 
 /// Host, or `:authority` of HTTP/2.
@@ -393,18 +610,25 @@ struct Timers {
     request: Option<Duration>,
     /// The time a gRPC call has, from its head on.
     deadline: Option<Instant>,
+    per_try: Option<Duration>,
     idle: Option<Duration>,
+    per_try_timer: Option<Pin<Box<Sleep>>>,
+    /// An attempt is under way that has no response yet.
+    awaiting: bool,
     request_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Option<Pin<Box<Sleep>>>,
     moved: Instant,
 }
 
 impl Timers {
-    fn new(timeouts: &Timeouts, started: Instant) -> Self {
+    fn new(timeouts: &Timeouts, per_try: Option<Duration>, started: Instant) -> Self {
         Self {
             request: timeouts.request,
             deadline: None,
+            per_try,
             idle: timeouts.idle,
+            per_try_timer: None,
+            awaiting: false,
             request_timer: None,
             idle_timer: None,
             moved: started,
@@ -417,6 +641,15 @@ impl Timers {
         let limit = self.request.map_or(asked, |limit| limit.min(asked));
         self.deadline = Some(started + limit);
         self.request = None;
+    }
+
+    fn attempt_begins(&mut self) {
+        self.awaiting = true;
+        self.per_try_timer = None;
+    }
+
+    fn attempt_answered(&mut self) {
+        self.awaiting = false;
     }
 
     fn moved(&mut self) {
@@ -441,6 +674,12 @@ impl Timers {
                 if timer.as_mut().poll(cx).is_ready() {
                     return Some(Failure::RequestTimeout);
                 }
+            }
+        }
+        if let (Some(limit), true, true) = (self.per_try, complete, self.awaiting) {
+            let timer = self.per_try_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Some(Failure::PerTryTimeout);
             }
         }
         if let Some(limit) = self.idle {

@@ -367,7 +367,7 @@ fn has(headers: &HeaderMap, name: HeaderName) -> bool {
 }
 
 /// Fields for this connection only (RFC 9110 §7.6.1), those that Connection names among them.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let mut named = Vec::new();
     for value in values(headers, header::CONNECTION) {
         // The usual values name no field; a Vec that stays empty costs nothing.

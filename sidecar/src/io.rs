@@ -1,8 +1,8 @@
 //! Sockets that count: what was read decides whether a request may be sent again, and when a head began.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,12 +13,17 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::body::BodyProgress;
+use crate::body::{BodyProgress, LINGER};
 use crate::site::Site;
+use crate::transport::Transport;
+use crate::tunnel::Switched;
+
+/// So much is read at a time to find out what a client speaks: most heads whole.
+const LOOK: usize = 2048;
 
 /// What a client's connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +37,6 @@ pub enum Phase {
 }
 
 /// A client's connection, as its requests and the worker's sweep see it.
-#[derive(Debug)]
 pub struct Downstream {
     /// Number of the connection in this process.
     pub id: u64,
@@ -40,6 +44,8 @@ pub struct Downstream {
     pub remote: SocketAddr,
     /// Our end.
     pub local: SocketAddr,
+    /// When it was accepted.
+    pub accepted: Instant,
     phase: Cell<Phase>,
     since: Cell<Instant>,
     expired: Cell<bool>,
@@ -53,6 +59,8 @@ pub struct Downstream {
     leaving: Cell<bool>,
     requests: Cell<usize>,
     resets: Cell<usize>,
+    /// What the connection becomes when the response is out.
+    switched: RefCell<Option<Switched>>,
 }
 
 /// Of this many requests, and of more, at most half may have been reset by the client before it had an answer and within
@@ -65,12 +73,14 @@ impl Downstream {
     /// A connection that was just accepted.
     #[must_use]
     pub fn new(id: u64, remote: SocketAddr, local: SocketAddr) -> Self {
+        let now = Instant::now();
         Self {
             id,
             remote,
             local,
+            accepted: now,
             phase: Cell::new(Phase::Idle),
-            since: Cell::new(Instant::now()),
+            since: Cell::new(now),
             expired: Cell::new(false),
             reset: Cell::new(false),
             body: RefCell::new(None),
@@ -80,6 +90,7 @@ impl Downstream {
             leaving: Cell::new(false),
             requests: Cell::new(0),
             resets: Cell::new(0),
+            switched: RefCell::new(None),
         }
     }
 
@@ -167,6 +178,17 @@ impl Downstream {
         }
     }
 
+    /// The connection becomes a tunnel when the response is out.
+    pub fn switch(&self, switched: Switched) {
+        self.switched.replace(Some(switched));
+    }
+
+    /// The pod's end of the tunnel that the connection has become.
+    #[must_use]
+    pub fn take_switched(&self) -> Option<Switched> {
+        self.switched.take()
+    }
+
     /// Ends the connection at its next read, which is made to happen now.
     pub fn expire(&self) {
         self.expired.set(true);
@@ -188,6 +210,8 @@ impl Downstream {
 /// A client's socket.
 pub struct DownstreamIo {
     stream: TcpStream,
+    /// Read to find out what the client speaks, and still to be read by whoever speaks it.
+    looked_at: Vec<u8>,
     connection: Rc<Downstream>,
     site: Arc<Site>,
     /// The client does not take what is there for it.
@@ -198,27 +222,56 @@ impl DownstreamIo {
     /// Tells `connection` about everything that is read from `stream`, and counts for `site` whether writing waits.
     #[must_use]
     pub fn new(stream: TcpStream, connection: Rc<Downstream>, site: Arc<Site>) -> Self {
-        Self { stream, connection, site, blocked: Cell::new(false) }
+        Self { stream, looked_at: Vec::new(), connection, site, blocked: Cell::new(false) }
     }
 
-    /// Waits for the client's first bytes and looks at them, without taking them; false at its end.
-    pub async fn begins_with(&mut self, bytes: &[u8]) -> bool {
-        let mut first = [0; 16];
-        let first = &mut first[..bytes.len().min(16)];
-        let count = poll_fn(|cx| {
-            if self.connection.is_expired() {
-                return Poll::Ready(0);
-            }
-            match self.stream.poll_peek(cx, &mut ReadBuf::new(first)) {
-                Poll::Ready(count) => Poll::Ready(count.unwrap_or_default()),
-                Poll::Pending => {
-                    self.connection.reader.replace(Some(cx.waker().clone()));
-                    Poll::Pending
+    /// What [`Self::poll_look`] has read and nobody else yet.
+    #[must_use]
+    pub fn looked_at(&self) -> &[u8] {
+        &self.looked_at
+    }
+
+    /// Reads more of what the client says, to be read again later; 0 at its end.
+    pub fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut chunk = [MaybeUninit::uninit(); LOOK];
+        let mut chunk = ReadBuf::uninit(&mut chunk);
+        ready!(self.poll_socket(cx, &mut chunk))?;
+        self.looked_at.extend_from_slice(chunk.filled());
+        Poll::Ready(Ok(chunk.filled().len()))
+    }
+
+    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.connection.is_expired() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                if buf.filled().len() > before
+                    && self.connection.phase().0 == Phase::Idle
+                    && !self.connection.is_multiplexed()
+                {
+                    self.connection.phase.set(Phase::Head);
+                    self.connection.since.set(Instant::now());
                 }
+                Poll::Ready(result)
             }
-        })
-        .await;
-        count == bytes.len() && first == bytes
+            Poll::Pending => {
+                let mut reader = self.connection.reader.borrow_mut();
+                if !reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    *reader = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Reads what still comes, for a while: left unread, closing the socket would reset the connection under what the client
+    /// has not read yet.
+    pub async fn linger(mut self) {
+        let mut unread = vec![0; 8192];
+        let until_end = async { while self.read(&mut unread).await.is_ok_and(|count| count > 0) {} };
+        let _ = tokio::time::timeout(LINGER, until_end).await;
     }
 
     fn set_blocked(&self, blocked: bool) {
@@ -249,29 +302,16 @@ impl AsyncRead for DownstreamIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.connection.is_expired() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if self.looked_at.is_empty() {
+            return self.poll_socket(cx, buf);
         }
-        let before = buf.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            Poll::Ready(result) => {
-                if buf.filled().len() > before
-                    && self.connection.phase().0 == Phase::Idle
-                    && !self.connection.is_multiplexed()
-                {
-                    self.connection.phase.set(Phase::Head);
-                    self.connection.since.set(Instant::now());
-                }
-                Poll::Ready(result)
-            }
-            Poll::Pending => {
-                let mut reader = self.connection.reader.borrow_mut();
-                if !reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    *reader = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            }
+        let count = self.looked_at.len().min(buf.remaining());
+        buf.put_slice(&self.looked_at[..count]);
+        self.looked_at.drain(..count);
+        if self.looked_at.is_empty() {
+            self.looked_at = Vec::new();
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -305,15 +345,26 @@ impl Traffic {
 
 /// A socket to a pod.
 pub struct UpstreamIo {
-    stream: TcpStream,
+    stream: Transport,
     traffic: Rc<Traffic>,
 }
 
 impl UpstreamIo {
     /// Counts what goes over `stream` in `traffic`.
     #[must_use]
-    pub fn new(stream: TcpStream, traffic: Rc<Traffic>) -> Self {
+    pub fn new(stream: Transport, traffic: Rc<Traffic>) -> Self {
         Self { stream, traffic }
+    }
+
+    /// True once the pod has refused to read more.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.traffic.refused()
+    }
+
+    /// Lets the connection end with a reset (RST) instead of an orderly end (FIN).
+    pub fn reset(&self) {
+        self.stream.reset();
     }
 }
 

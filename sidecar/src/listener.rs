@@ -11,6 +11,8 @@ use tokio::sync::mpsc;
 
 use crate::connection;
 use crate::io::Downstream;
+use crate::limits::{self, Permit};
+use crate::memory::Pressure;
 use crate::worker::{Worker, spawn};
 
 /// Pause after the system refused another connection (no descriptors, no memory).
@@ -22,6 +24,7 @@ pub struct Handed {
     stream: StdStream,
     remote: SocketAddr,
     counted: Counted,
+    permit: Option<Permit>,
 }
 
 /// How many connections each worker has, and the way to it.
@@ -79,7 +82,13 @@ pub async fn accept(listener: TcpListener, site: usize, worker: Rc<Worker>, crew
         match listener.accept().await {
             Ok((stream, remote)) => {
                 warned = false;
-                hand_over(stream, remote, site, &worker, &crew);
+                if worker.shared.memory.pressure() == Pressure::RefuseConnections {
+                    continue;
+                }
+                // Who is one too many is closed at once; the limit says how many were.
+                if let Ok(permit) = limits::enter(worker.shared.sites[site].limits.clients.as_ref()) {
+                    hand_over(stream, remote, site, &worker, &crew, permit);
+                }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -98,30 +107,44 @@ pub async fn accept(listener: TcpListener, site: usize, worker: Rc<Worker>, crew
 
 /// Takes over the connections that the first worker accepted for this one.
 pub async fn receive(mut inbox: mpsc::UnboundedReceiver<Handed>, worker: Rc<Worker>) {
-    while let Some(Handed { site, stream, remote, counted }) = inbox.recv().await {
+    while let Some(Handed { site, stream, remote, counted, permit }) = inbox.recv().await {
         match TcpStream::from_std(stream) {
-            Ok(stream) => start(stream, remote, site, &worker, counted),
+            Ok(stream) => start(stream, remote, site, &worker, (counted, permit)),
             Err(error) => tracing::warn!("a connection was lost between workers: {error}"),
         }
     }
 }
 
-fn hand_over(stream: TcpStream, remote: SocketAddr, site: usize, worker: &Rc<Worker>, crew: &Crew) {
+fn hand_over(
+    stream: TcpStream,
+    remote: SocketAddr,
+    site: usize,
+    worker: &Rc<Worker>,
+    crew: &Crew,
+    permit: Option<Permit>,
+) {
     let index = crew.least_busy();
     let counted = crew.count(index);
     if index == 0 {
-        start(stream, remote, site, worker, counted);
+        start(stream, remote, site, worker, (counted, permit));
         return;
     }
     match stream.into_std() {
         Ok(stream) => {
-            let _ = crew.workers[index].inbox.send(Handed { site, stream, remote, counted });
+            let _ = crew.workers[index].inbox.send(Handed { site, stream, remote, counted, permit });
         }
         Err(error) => tracing::warn!("a connection was lost between workers: {error}"),
     }
 }
 
-fn start(stream: TcpStream, remote: SocketAddr, site: usize, worker: &Rc<Worker>, counted: Counted) {
+/// `held` is dropped when the connection has ended.
+fn start(
+    stream: TcpStream,
+    remote: SocketAddr,
+    site: usize,
+    worker: &Rc<Worker>,
+    held: (Counted, Option<Permit>),
+) {
     let site = Arc::clone(&worker.shared.sites[site]);
     let id = worker.shared.next_connection.fetch_add(1, Relaxed);
     let local = stream.local_addr().unwrap_or(site.config.listen);
@@ -130,7 +153,7 @@ fn start(stream: TcpStream, remote: SocketAddr, site: usize, worker: &Rc<Worker>
     let worker = Rc::clone(worker);
     spawn(async move {
         connection::serve(worker, site, stream, downstream).await;
-        drop((watched, counted));
+        drop((watched, held));
     });
 }
 

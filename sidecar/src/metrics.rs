@@ -14,6 +14,7 @@ use whichpod_runtime::metrics::{Collector, DescriptorEncoder, Exposition, Metric
 use whichpod_upstream::{DnsStats, SetState, Source, Upstream};
 
 use crate::admin::Admin;
+use crate::limits::Gate;
 use crate::site::Site;
 use crate::stats::Stats;
 
@@ -52,14 +53,23 @@ const COUNTERS: &[Row<Stats>] = &[
     ("whichpod_connections", "Connections accepted from clients.", |stats| &stats.downstream_total),
     ("whichpod_received_bytes", "Bytes of request bodies.", |stats| &stats.bytes_received),
     ("whichpod_sent_bytes", "Bytes of response bodies.", |stats| &stats.bytes_sent),
+    ("whichpod_tcp_connections", "TCP connections (of protocol tcp, or found out to be) ever.", |stats| {
+        &stats.tcp_total
+    }),
+    ("whichpod_tcp_received_bytes", "Bytes of TCP connections from clients.", |stats| {
+        &stats.tcp_bytes_received
+    }),
+    ("whichpod_tcp_sent_bytes", "Bytes of TCP connections to clients.", |stats| &stats.tcp_bytes_sent),
 ];
 
 /// Gauges of one upstream that need no other label.
 const GAUGES: &[Row<Stats>] = &[
     ("whichpod_requests_active", "Requests that are running.", |stats| &stats.requests_active),
+    ("whichpod_requests_pending", "Requests that wait for a connection.", |stats| &stats.pending_active),
     ("whichpod_connections_active", "Connections of clients that are open.", |stats| {
         &stats.downstream_active
     }),
+    ("whichpod_tcp_connections_active", "TCP connections that are open.", |stats| &stats.tcp_active),
 ];
 
 /// Counters of one upstream's discovery.
@@ -94,6 +104,7 @@ impl Collector for Sidecar {
         process(&mut exposition, &self.0)?;
         requests(&mut exposition, &sites)?;
         pods(&mut exposition, &sites)?;
+        health(&mut exposition, &sites)?;
         discovery(&mut exposition, &sites)
     }
 }
@@ -112,6 +123,11 @@ fn process(out: &mut Exposition<'_>, admin: &Admin) -> fmt::Result {
         started.as_secs_f64(),
     )?;
     out.gauge("whichpod_workers", "Worker threads.", u64::try_from(admin.workers).unwrap_or(u64::MAX))?;
+    out.gauge(
+        "whichpod_memory_pressure",
+        "0: enough, 1: new requests are shed, 2: new connections are closed too.",
+        admin.shared.memory.pressure() as u64,
+    )?;
     out.counter("whichpod_access_log_lines", "Lines written to the access log.", admin.log.lines())?;
     out.counter(
         "whichpod_access_log_dropped",
@@ -136,7 +152,7 @@ fn requests(out: &mut Exposition<'_>, sites: &[&Site]) -> fmt::Result {
     )?;
     out.counters(
         "whichpod_requests_flagged",
-        "Requests that have ended with a response flag, by flag; a request can have several.",
+        "Requests and TCP connections that have ended with a response flag, by flag; one can have several.",
         sites.iter().flat_map(|site| {
             let flags = std::iter::zip(Flags::ALL, &site.stats.requests_by_flag);
             flags.map(|((_, flag, _), count)| (labels(site, "flag", flag), count.load(Relaxed)))
@@ -155,9 +171,15 @@ fn pods(out: &mut Exposition<'_>, sites: &[&Site]) -> fmt::Result {
     let pods: Vec<(&Site, Pods)> = sites.iter().map(|site| (*site, Pods::of(&site.upstream))).collect();
     out.gauges(
         "whichpod_endpoints",
-        "Pods that are known, by state; aside: left alone after a failed connect.",
+        "Pods that are known, by state; aside: left alone after a failed connect, ejected: after failed requests, \
+         failed_checks: by health checks. A pod can be in several states but available.",
         pods.iter().flat_map(|(site, pods)| {
-            [("available", pods.total - pods.aside), ("aside", pods.aside)]
+            [
+                ("available", pods.available),
+                ("aside", pods.aside),
+                ("ejected", pods.ejected),
+                ("failed_checks", pods.fail_checks),
+            ]
                 .map(|(state, count)| (labels(site, "state", state), count))
         }),
     )?;
@@ -165,6 +187,44 @@ fn pods(out: &mut Exposition<'_>, sites: &[&Site]) -> fmt::Result {
         "whichpod_upstream_connections_active",
         "Connections to the pods that are known now, in use or idle.",
         pods.iter().map(|(site, pods)| (label(site), pods.connections_active)),
+    )
+}
+
+fn health(out: &mut Exposition<'_>, sites: &[&Site]) -> fmt::Result {
+    type Row = (&'static str, &'static str, fn(&Site) -> u64);
+    let counters: [Row; 5] = [
+        ("whichpod_ejections", "Pods that were ejected because their requests fail.", |site| {
+            site.upstream.health_stats().ejections.load(Relaxed)
+        }),
+        ("whichpod_ejections_denied", "Pods that were not ejected because too many were already.", |site| {
+            site.upstream.health_stats().ejections_denied.load(Relaxed)
+        }),
+        ("whichpod_panics", "How often too few pods were well, so that all were used.", |site| {
+            site.upstream.health_stats().panics_total.load(Relaxed)
+        }),
+        ("whichpod_health_checks", "Active health checks made.", |site| {
+            site.stats.checks.attempts.load(Relaxed)
+        }),
+        ("whichpod_health_checks_failed", "Active health checks that failed.", |site| {
+            site.stats.checks.failures.load(Relaxed)
+        }),
+    ];
+    for (name, help, value) in counters {
+        out.counters(name, help, sites.iter().map(|site| (label(site), value(site))))?;
+    }
+    out.gauges(
+        "whichpod_panic",
+        "1 while too few pods are well, so that all are used.",
+        sites.iter().map(|site| (label(site), u64::from(site.upstream.health_stats().panics.load(Relaxed)))),
+    )?;
+    out.counters(
+        "whichpod_overflows",
+        "Requests, connections and retries that a limit turned away, by the limit's name.",
+        sites.iter().flat_map(|site| {
+            site.limits
+                .by_name()
+                .map(|(limit, gate)| (labels(site, "limit", limit), gate.map_or(0, Gate::refused)))
+        }),
     )
 }
 
@@ -224,17 +284,26 @@ pub(crate) const fn name(state: SetState) -> &'static str {
 /// What the pods that an upstream knows now add up to.
 pub(crate) struct Pods {
     pub total: u64,
+    /// Those that nothing speaks against.
+    pub available: u64,
     pub aside: u64,
+    pub ejected: u64,
+    pub fail_checks: u64,
     pub connections_active: u64,
 }
 
 impl Pods {
     pub fn of(upstream: &Upstream) -> Self {
-        let mut sum = Self { total: 0, aside: 0, connections_active: 0 };
+        let mut sum =
+            Self { total: 0, available: 0, aside: 0, ejected: 0, fail_checks: 0, connections_active: 0 };
         for endpoint in upstream.snapshot().endpoints() {
             let counts = endpoint.counts();
             sum.total += 1;
-            sum.aside += u64::from(upstream.aside(endpoint));
+            let (aside, ejected) = (upstream.aside(endpoint), endpoint.is_ejected());
+            sum.available += u64::from(!(aside || ejected || endpoint.fails_checks()));
+            sum.aside += u64::from(aside);
+            sum.ejected += u64::from(ejected);
+            sum.fail_checks += u64::from(endpoint.fails_checks());
             sum.connections_active += u64::from(counts.connections_active.load(Relaxed));
         }
         sum

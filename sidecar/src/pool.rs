@@ -2,19 +2,24 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use whichpod_upstream::EndpointId;
 
+use crate::limits::Gate;
 use crate::upstream_connection::UpstreamConnection;
 
-/// Idle connections by pod; the most recently used is last.
+/// The client's connection that a pod's connection belongs to; usually none: any request may use it.
+pub type Owner = Option<u64>;
+
+/// Idle connections by pod and owner; the most recently used is last.
 #[derive(Default)]
 pub struct Pool {
     #[expect(clippy::vec_box, reason = "a connection is over a kilobyte: only its pointer moves in and out")]
-    idle: HashMap<EndpointId, Vec<Box<UpstreamConnection>>, BuildHasherDefault<ByNumber>>,
+    idle: HashMap<(EndpointId, Owner), Vec<Box<UpstreamConnection>>, BuildHasherDefault<ByNumber>>,
 }
 
 /// Endpoints are numbered here: nobody outside can make their numbers collide, so one multiplication (Knuth, TAOCP 6.4)
@@ -31,6 +36,10 @@ impl Hasher for ByNumber {
         self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
+    fn write_isize(&mut self, number: isize) {
+        self.write_u64(number.cast_unsigned() as u64);
+    }
+
     fn finish(&self) -> u64 {
         self.0
     }
@@ -38,10 +47,15 @@ impl Hasher for ByNumber {
 
 impl Pool {
     /// The freshest live connection to this pod that has not been idle for longer than `max_idle`.
-    pub fn take(&mut self, endpoint: EndpointId, max_idle: Duration) -> Option<Box<UpstreamConnection>> {
+    pub fn take(
+        &mut self,
+        endpoint: EndpointId,
+        owner: Owner,
+        max_idle: Duration,
+    ) -> Option<Box<UpstreamConnection>> {
         // It is only looked at: whoever uses it registers a waker of its own.
         let cx = &mut Context::from_waker(Waker::noop());
-        let connections = self.idle.get_mut(&endpoint)?;
+        let connections = self.idle.get_mut(&(endpoint, owner))?;
         while let Some(mut connection) = connections.pop() {
             let limit = connection.idle_limit.min(max_idle);
             // The one used last is the freshest: what lies below it is older still.
@@ -64,7 +78,23 @@ impl Pool {
         }
         connection.idle_since = Instant::now();
         connection.reused = true;
-        self.idle.entry(connection.peer.endpoint.id()).or_default().push(connection);
+        self.idle.entry((connection.peer.endpoint.id(), connection.owner)).or_default().push(connection);
+    }
+
+    /// The idle connection that holds a place behind this gate and was used least recently.
+    pub fn give_up(&mut self, gate: &Arc<Gate>) -> Option<Box<UpstreamConnection>> {
+        let holds = |connection: &UpstreamConnection| {
+            connection.peer.permit.as_ref().is_some_and(|permit| Arc::ptr_eq(permit.gate(), gate))
+        };
+        let oldest = self.idle.iter().filter_map(|(id, all)| Some((all.first()?, *id)));
+        let oldest = oldest.filter(|(connection, _)| holds(connection));
+        let (_, id) = oldest.min_by_key(|(connection, _)| connection.idle_since)?;
+        let connections = self.idle.get_mut(&id)?;
+        let connection = connections.remove(0);
+        if connections.is_empty() {
+            self.idle.remove(&id);
+        }
+        Some(connection)
     }
 
     /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone.

@@ -7,20 +7,24 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
+use whichpod_upstream::Outcome;
 
 use crate::body::{Link, RequestBody, ResponseBody};
 use crate::connect::{Tried, acquire};
 use crate::error::{Failure, body, verdict};
 use crate::exchange::Exchange;
 use crate::grpc;
-use crate::headers;
 use crate::incoming::Incoming;
 use crate::io::Downstream;
+use crate::memory::Pressure;
 use crate::peer::Peer;
 use crate::retry::{self, Decision, Progress, Replay};
 use crate::site::Site;
-use crate::upstream_connection::SendError;
+use crate::tunnel::Switched;
+use crate::upgrade::{self, Switch};
+use crate::upstream_connection::{SendError, UpstreamConnection};
 use crate::worker::Worker;
+use crate::{hash, headers, limits};
 
 /// A request that may not be sent twice takes only a connection that the pod cannot have closed yet.
 const FRESH: Duration = Duration::from_secs(1);
@@ -41,6 +45,9 @@ pub async fn handle(
         exchange.downstream.leave();
     }
     let mut response = match forward(&mut exchange, request).await {
+        Ok((head, Link::Http1(connection))) if exchange.is_switched() => {
+            return switch(exchange, head, connection).await;
+        }
         Ok((head, link)) => {
             let (mut parts, incoming) = head.into_parts();
             if exchange.ends_with_connection(&incoming) {
@@ -59,18 +66,41 @@ pub async fn handle(
     response
 }
 
+/// The pod has agreed to switch: hands its end of the tunnel to whoever has the client's.
+async fn switch(
+    exchange: Box<Exchange>,
+    head: Response<Incoming>,
+    connection: Box<UpstreamConnection>,
+) -> Response<ResponseBody> {
+    let downstream = Rc::clone(&exchange.downstream);
+    let (pod, from_pod, peer) = connection.into_parts().await;
+    downstream.switch(Switched { exchange, pod, peer, from_pod });
+    head.map(|_| ResponseBody::Empty)
+}
+
 /// Sends the request to one pod after another until one answers or the rules say stop.
 async fn forward(
     exchange: &mut Exchange,
     request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Link), Failure> {
     let mut request = prepare(exchange, request)?;
+    if exchange.worker.shared.memory.pressure() != Pressure::None {
+        return Err(Failure::Overloaded);
+    }
+    exchange.permit = limits::enter(exchange.site.limits.requests.as_ref()).map_err(|_| Failure::Overflow)?;
     let version = request.version();
     let replay = Replay::of(request.method(), !request.body().is_end_stream());
     // HTTP/2 tells which requests were not processed: those are sent again whatever their method.
-    let copies = replay == Replay::Safe || version == Version::HTTP_2;
+    let keeps_body = version == Version::HTTP_2
+        || replay == Replay::BodyConsumed
+        || replay == Replay::Unsafe && exchange.site.config.retry.non_idempotent;
+    if keeps_body {
+        exchange.keep_body();
+    }
+    let fits = keeps_body && exchange.fits_buffer(request.body());
     let mut max_idle = match replay {
         Replay::Safe => exchange.site.config.timeouts.upstream_idle,
+        Replay::BodyConsumed if fits => exchange.site.config.timeouts.upstream_idle,
         Replay::Unsafe | Replay::BodyConsumed => FRESH.min(exchange.site.config.timeouts.upstream_idle),
     };
     let mut tried = Tried::default();
@@ -79,16 +109,17 @@ async fn forward(
         let mut link = acquire(exchange, &mut tried, max_idle, version).await?;
         let reused = link.reused();
         exchange.attempt(link.peer(), reused);
-        let copy = copies.then(|| copy_head(&request));
+        let copy = (replay == Replay::Safe || keeps_body).then(|| copy_head(&request));
         let sent = send(exchange, &mut link, request).await;
-        let (decision, failure, again) = match sent {
+        let (decision, failure, again, discarded) = match sent {
             Ok(mut response) => {
                 let status = response.status();
                 exchange.attempt_answered(status);
+                exchange.observe(&link.peer().endpoint, Outcome::Status(status.as_u16()));
+                let replay = with_body(exchange, replay);
                 let decision = after_response(exchange, &response, replay, retries);
-                let again =
-                    copy.filter(|_| allows(exchange, decision)).and_then(|copy| refill(exchange, copy));
-                let Some(again) = again else {
+                let copy = if allows(exchange, decision) { copy } else { None };
+                let Some(again) = copy.and_then(|copy| refill(exchange, copy)) else {
                     note_limit(exchange, decision);
                     exchange.forget_body();
                     if let Err(failure) = finish_head(exchange, &mut link, &mut response) {
@@ -98,28 +129,33 @@ async fn forward(
                     return Ok((response, link));
                 };
                 exchange.attempt_discarded();
-                (decision, Failure::Closed, Some(again))
+                (decision, Failure::Closed, Some(again), true)
             }
             Err(SendError { failure, reason, progress, request }) => {
+                if retry::blames_the_pod(failure, progress, reused) {
+                    exchange.observe(&link.peer().endpoint, Outcome::NoResponse);
+                }
                 exchange.attempt_failed(reason, progress == Progress::NothingSent);
+                let replay = with_body(exchange, replay);
                 let policy = &exchange.site.config.retry;
                 if !reused && matches!(failure, Failure::Closed | Failure::Reset) {
                     // It took a new connection and ended it: so does a pod that is about to go.
                     exchange.site.upstream.doubt();
                 }
                 let decision = retry::after_failure(policy, replay, progress, failure, reused, retries);
-                (decision, failure, request.or_else(|| refill(exchange, copy?)))
+                let again = request.or_else(|| refill(exchange, copy?));
+                (decision, failure, again, false)
             }
         };
-        let (true, Some(again)) = (allows(exchange, decision), again) else {
+        let Some(again) = again.filter(|_| discarded || allows(exchange, decision)) else {
             note_limit(exchange, decision);
             return Err(failure);
         };
         tried.failed(link.peer().endpoint.id());
         drop(link);
         if let Decision::Again { counted: true } = decision {
-            exchange.retry_begins();
-            tokio::time::sleep(retry::back_off(retries, fastrand::f64())).await;
+            let policy = &exchange.site.config.retry;
+            tokio::time::sleep(retry::back_off(policy, retries, fastrand::f64())).await;
             retries += 1;
         }
         // What failed on one idle connection may fail on the next: take a new one.
@@ -143,7 +179,10 @@ fn after_response(
             return retry::after_grpc_status(policy, replayable, status, retries);
         }
     }
-    retry::after_status(policy, replay, response.status().as_u16(), retries)
+    match retry::after_status(policy, replay, response.status().as_u16(), retries) {
+        Decision::GiveUp => retry::after_headers(policy, replay, response.headers(), retries),
+        decision => decision,
+    }
 }
 
 /// Checks and rewrites the head, finds the route, and gives the body a progress that the log can read.
@@ -156,20 +195,27 @@ fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reques
     let body = if has_body {
         let progress = exchange.request_body();
         progress.expects_continue.set(head.headers.contains_key(header::EXPECT));
-        if version == Version::HTTP_2 {
-            progress.keep();
-        }
         RequestBody::new(incoming, progress)
     } else {
         RequestBody::empty()
     };
-    let prepared = headers::prepare(&mut head, &site.host, site.config.limits, version, has_body);
+    // HTTP/2 knows no upgrades (RFC 9113 §8.6).
+    let switch = (version != Version::HTTP_2).then(|| upgrade::asked(&head, has_body)).flatten();
+    let prepared = match &switch {
+        Some(Switch::Connect) => upgrade::prepare_connect(&mut head),
+        _ => headers::prepare(&mut head, &site.host, site.config.limits, version, has_body),
+    };
+    if let Some(switch) = switch {
+        upgrade::ask(&switch, &mut head);
+        exchange.ask(switch);
+    }
     headers::ensure_request_id(&mut head.headers);
     exchange.record.trace_id = headers::trace_id(&head.headers);
     if site.config.headers.append_x_forwarded_for {
         headers::append_forwarded_for(&mut head.headers, exchange.caller());
     }
     exchange.request_head(&head);
+    exchange.hash = hash::of_request(&site.config.balance, &head.headers, exchange.caller());
     prepared?;
     exchange.record.route = site.route(head.uri.path())?;
     // Only hyper's own extensions could be in there, and they belong to the client's connection.
@@ -198,7 +244,16 @@ async fn send(
     })
 }
 
-/// A copy of a request without a body, to be sent again.
+/// What may be done with the request, now that it is known whether its whole body is kept.
+fn with_body(exchange: &Exchange, replay: Replay) -> Replay {
+    match (replay, exchange.body_is_replayable()) {
+        (Replay::BodyConsumed, true) => Replay::Safe,
+        (Replay::Unsafe, false) if exchange.site.config.retry.non_idempotent => Replay::BodyConsumed,
+        _ => replay,
+    }
+}
+
+/// A copy of a request without its body, to be sent again.
 fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::empty());
     *copy.method_mut() = request.method().clone();
@@ -214,15 +269,11 @@ fn refill(exchange: &Exchange, copy: Request<RequestBody>) -> Option<Request<Req
     Some(copy.map(|_| body))
 }
 
-/// True if the decision is to go on, and the upstream's retry budget agrees.
-fn allows(exchange: &Exchange, decision: Decision) -> bool {
-    use std::sync::atomic::Ordering::Relaxed;
+/// True if the decision is to go on, and the upstream's retry budget agrees: the retry counts from now on.
+fn allows(exchange: &mut Exchange, decision: Decision) -> bool {
     match decision {
         Decision::Again { counted: false } => true,
-        Decision::Again { counted: true } => {
-            let stats = &exchange.site.stats;
-            retry::within_budget(stats.requests_active.load(Relaxed), stats.retries_active.load(Relaxed))
-        }
+        Decision::Again { counted: true } => exchange.may_retry(),
         Decision::GiveUp | Decision::LimitReached => false,
     }
 }
@@ -242,13 +293,11 @@ fn finish_head(
     response: &mut Response<Incoming>,
 ) -> Result<(), Failure> {
     let (status, version) = (response.status(), response.version());
-    // Nobody asked to switch protocols: `Upgrade` is not passed on. hyper swallows the other interim responses.
-    if status.is_informational() {
-        return Err(Failure::UpstreamProtocol);
-    }
-    let idle_seconds = headers::finish(response.headers_mut())?;
     // The pod closes at its limit: stop using the connection a second before.
-    if let (Some(seconds), Link::Http1(connection)) = (idle_seconds, &mut *link) {
+    if !exchange.switches(status, response.headers_mut())?
+        && let Some(seconds) = headers::finish(response.headers_mut())?
+        && let Link::Http1(connection) = &mut *link
+    {
         connection.idle_limit = Duration::from_secs(seconds.saturating_sub(1));
     }
     if exchange.site.config.headers.expose_upstream {

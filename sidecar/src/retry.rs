@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderMap, Method};
 use whichpod_config::{Retry, RetryOn};
 
 use crate::error::Failure;
@@ -12,11 +12,11 @@ use crate::error::Failure;
 /// May this request be sent a second time although its first copy may have been acted upon?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replay {
-    /// Idempotent and without a body (RFC 9110 §9.2.2).
+    /// Idempotent (RFC 9110 §9.2.2), without a body or with one that is kept.
     Safe,
     /// POST, PATCH, unknown methods: never silently.
     Unsafe,
-    /// The method would allow it, but the body is gone once it was sent.
+    /// The method would allow it, but the body is gone: it is longer than what is kept of it.
     BodyConsumed,
 }
 
@@ -33,6 +33,16 @@ impl Replay {
                 }
             }
             _ => Self::Unsafe,
+        }
+    }
+
+    /// May it be sent again on a condition that the user has written down? POST and PATCH only if that was written down
+    /// too (nginx calls it `non_idempotent`): no request is duplicated silently.
+    fn on_request(self, policy: &Retry) -> bool {
+        match self {
+            Self::Safe => true,
+            Self::Unsafe => policy.non_idempotent,
+            Self::BodyConsumed => false,
         }
     }
 }
@@ -91,12 +101,33 @@ pub fn after_failure(
     let wanted = match (progress, failure) {
         // nginx does so by default, and so do browsers (RFC 9112 §9.3.1).
         (Progress::NoResponseByte, _) if closed => true,
-        (_, failure) if closed || failure == Failure::UpstreamProtocol => {
-            policy.on.iter().any(|on| matches!(on, RetryOn::Reset | RetryOn::ServerError))
-        }
         _ => false,
     };
-    again_if(wanted && replay == Replay::Safe, policy, retries)
+    let ends_without_answer = closed || matches!(failure, Failure::UpstreamProtocol | Failure::PerTryTimeout);
+    // Envoy counts a try without an answer among the gateway errors.
+    let asked_for = ends_without_answer
+        && policy
+            .on
+            .iter()
+            .any(|on| matches!(on, RetryOn::Reset | RetryOn::ServerError | RetryOn::GatewayError));
+    let by_default = wanted && replay == Replay::Safe;
+    again_if(by_default || asked_for && replay.on_request(policy), policy, retries)
+}
+
+/// True if the attempt says something about the pod: not so what the client did, a connection that the pod had closed
+/// while it was idle, or a message that never left.
+#[must_use]
+pub fn blames_the_pod(failure: Failure, progress: Progress, reused: bool) -> bool {
+    match failure {
+        Failure::Closed | Failure::Reset => {
+            progress != Progress::NothingSent && !(reused && progress == Progress::NoResponseByte)
+        }
+        Failure::UpstreamProtocol
+        | Failure::RequestTimeout
+        | Failure::PerTryTimeout
+        | Failure::StreamIdle => true,
+        _ => false,
+    }
 }
 
 /// Decides after a complete response head with this status.
@@ -107,14 +138,22 @@ pub fn after_status(policy: &Retry, replay: Replay, status: u16, retries: u32) -
         RetryOn::GatewayError => (502..=504).contains(&status),
         RetryOn::Retriable4xx => status == 409,
         RetryOn::StatusCodes => policy.status_codes.contains(&status),
-        RetryOn::ConnectFailure | RetryOn::RefusedStream | RetryOn::Reset => false,
+        RetryOn::ConnectFailure | RetryOn::RefusedStream | RetryOn::Reset | RetryOn::Headers => false,
         RetryOn::GrpcCancelled
         | RetryOn::GrpcDeadlineExceeded
         | RetryOn::GrpcResourceExhausted
         | RetryOn::GrpcInternal
         | RetryOn::GrpcUnavailable => false,
     });
-    again_if(wanted && replay == Replay::Safe, policy, retries)
+    again_if(wanted && replay.on_request(policy), policy, retries)
+}
+
+/// Decides after a complete response head that was good enough by its status.
+#[must_use]
+pub fn after_headers(policy: &Retry, replay: Replay, headers: &HeaderMap, retries: u32) -> Decision {
+    let wanted = policy.on.contains(&RetryOn::Headers)
+        && policy.headers.iter().any(|name| headers.contains_key(name.as_str()));
+    again_if(wanted && replay.on_request(policy), policy, retries)
 }
 
 /// Decides after a response that is nothing but this gRPC status. Every call is a POST, so the user's word for the status
@@ -140,17 +179,19 @@ fn again_if(wanted: bool, policy: &Retry, retries: u32) -> Decision {
     }
 }
 
-/// True if one more retry fits the budget: a fifth of the running requests, at least 3 at a time.
+/// True if one more retry fits the budget: by default a fifth of the running requests, at least 3 at a time.
 #[must_use]
-pub fn within_budget(running_requests: u64, running_retries: u64) -> bool {
-    running_retries < (running_requests / 5).max(3)
+pub fn within_budget(policy: &Retry, running_requests: u64, running_retries: u64) -> bool {
+    let share = running_requests.saturating_mul(policy.budget_percent.into()) / 100;
+    running_retries < share.max(policy.min_concurrency.into())
 }
 
-/// The pause before a counted retry: 25 ms doubling up to 250 ms, as Envoy's defaults, less up to half of it;
+/// The pause before a counted retry: by default 25 ms doubling up to 250 ms, as Envoy's, less up to half of it;
 /// `random` is in 0.0..1.0. DNS is asked meanwhile, so that the next choice knows which pods have gone.
 #[must_use]
-pub fn back_off(retries_so_far: u32, random: f64) -> Duration {
-    let longest = Duration::from_millis(25 << retries_so_far.min(4)).min(Duration::from_millis(250));
+pub fn back_off(policy: &Retry, retries_so_far: u32, random: f64) -> Duration {
+    let doubled = policy.back_off_base.saturating_mul(1_u32.checked_shl(retries_so_far).unwrap_or(u32::MAX));
+    let longest = doubled.min(policy.back_off_max.max(policy.back_off_base));
     longest.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
 }
 
@@ -159,7 +200,7 @@ mod tests {
     use super::*;
 
     fn policy(on: &[RetryOn]) -> Retry {
-        Retry { on: on.to_vec(), status_codes: vec![429], attempts: 2 }
+        Retry { on: on.to_vec(), status_codes: vec![429], ..Retry::default() }
     }
 
     const DEFAULT: &[RetryOn] = &[RetryOn::ConnectFailure, RetryOn::RefusedStream];
@@ -242,6 +283,67 @@ mod tests {
     }
 
     #[test]
+    fn a_post_is_repeated_only_on_conditions_and_only_by_permission() {
+        let allowed = |on: &[RetryOn]| Retry { non_idempotent: true, ..policy(on) };
+        let (replay, progress) = (Replay::of(&Method::POST, true), Progress::NoResponseByte);
+        let decide = |policy: &Retry| after_failure(policy, replay, progress, Failure::Closed, true, 0);
+        assert_eq!(decide(&allowed(DEFAULT)), Decision::GiveUp, "no condition says so");
+        assert_eq!(decide(&policy(&[RetryOn::Reset])), Decision::GiveUp, "no permission");
+        assert_eq!(decide(&allowed(&[RetryOn::Reset])), Decision::Again { counted: true });
+        assert_eq!(
+            after_status(&allowed(&[RetryOn::GatewayError]), replay, 503, 0),
+            Decision::Again { counted: true }
+        );
+        assert_eq!(after_status(&policy(&[RetryOn::GatewayError]), replay, 503, 0), Decision::GiveUp);
+    }
+
+    #[test]
+    fn a_try_that_took_too_long_is_repeated_in_envoys_words() {
+        for (on, again) in [
+            (DEFAULT, false),
+            (&[RetryOn::ServerError] as &[_], true),
+            (&[RetryOn::GatewayError], true),
+            (&[RetryOn::Reset], true),
+            (&[RetryOn::StatusCodes], false),
+        ] {
+            let decision = after_failure(
+                &policy(on),
+                Replay::Safe,
+                Progress::NoResponseByte,
+                Failure::PerTryTimeout,
+                false,
+                0,
+            );
+            assert_eq!(matches!(decision, Decision::Again { .. }), again, "{on:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_says_so_is_a_reason_to_try_again() {
+        let policy = Retry { headers: vec!["x-retry".into()], ..policy(&[RetryOn::Headers]) };
+        let mut headers = HeaderMap::new();
+        assert_eq!(after_headers(&policy, Replay::Safe, &headers, 0), Decision::GiveUp);
+        headers.insert("x-retry", http::HeaderValue::from_static("1"));
+        assert_eq!(after_headers(&policy, Replay::Safe, &headers, 0), Decision::Again { counted: true });
+        assert_eq!(after_headers(&policy, Replay::Safe, &headers, 2), Decision::LimitReached);
+        assert_eq!(
+            after_headers(&Retry { on: DEFAULT.to_vec(), ..policy }, Replay::Safe, &headers, 0),
+            Decision::GiveUp
+        );
+    }
+
+    #[test]
+    fn a_pod_is_not_blamed_for_a_stale_connection_or_a_client_that_left() {
+        use Progress::{NoResponseByte, NothingSent, SomeResponse};
+        assert!(!blames_the_pod(Failure::Closed, NoResponseByte, true));
+        assert!(blames_the_pod(Failure::Closed, NoResponseByte, false));
+        assert!(blames_the_pod(Failure::Reset, SomeResponse, true));
+        assert!(!blames_the_pod(Failure::Reset, NothingSent, false));
+        assert!(!blames_the_pod(Failure::ClientGone, NoResponseByte, false));
+        assert!(blames_the_pod(Failure::PerTryTimeout, NoResponseByte, true));
+    }
+
+    #[test]
     fn statuses_are_retried_in_envoys_words() {
         let cases: &[(&[RetryOn], u16, bool)] = &[
             (DEFAULT, 503, false),
@@ -296,18 +398,23 @@ mod tests {
 
     #[test]
     fn retries_cannot_become_a_storm() {
-        assert!(within_budget(0, 2));
-        assert!(!within_budget(0, 3));
-        assert!(!within_budget(15, 3));
-        assert!(within_budget(100, 19));
-        assert!(!within_budget(100, 20));
+        let default = Retry::default();
+        let within = |requests, retries| within_budget(&default, requests, retries);
+        assert!(within(0, 2) && !within(0, 3) && !within(15, 3) && within(100, 19) && !within(100, 20));
+        let generous = Retry { budget_percent: 50, min_concurrency: 0, ..Retry::default() };
+        assert!(!within_budget(&generous, 1, 0) && within_budget(&generous, 100, 49));
+        assert!(within_budget(&generous, u64::MAX, 1), "no overflow");
     }
 
     #[test]
     fn back_off_grows_and_stays_below_a_quarter_second() {
-        assert_eq!(back_off(0, 0.0), Duration::from_micros(12_500));
-        assert_eq!(back_off(0, 1.0), Duration::from_millis(25));
-        assert_eq!(back_off(1, 1.0), Duration::from_millis(50));
-        assert_eq!(back_off(9, 1.0), Duration::from_millis(250));
+        let default = Retry::default();
+        assert_eq!(back_off(&default, 0, 0.0), Duration::from_micros(12_500));
+        assert_eq!(back_off(&default, 0, 1.0), Duration::from_millis(25));
+        assert_eq!(back_off(&default, 1, 1.0), Duration::from_millis(50));
+        assert_eq!(back_off(&default, 99, 1.0), Duration::from_millis(250));
+        let second = Duration::from_secs(1);
+        let slow = Retry { back_off_base: second, back_off_max: 3 * second, ..default };
+        assert_eq!([0, 1, 2].map(|retries| back_off(&slow, retries, 1.0)), [second, 2 * second, 3 * second]);
     }
 }

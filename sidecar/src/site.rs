@@ -7,7 +7,9 @@ use whichpod_config::{Host, Protocol, TargetPort, Upstream as Settings};
 use whichpod_upstream::Upstream;
 
 use crate::error::Failure;
+use crate::limits::Limits;
 use crate::stats::Stats;
+use crate::transport::Tls;
 
 /// A listening address and what is behind it; shared by the workers.
 pub struct Site {
@@ -17,17 +19,23 @@ pub struct Site {
     pub upstream: Arc<Upstream>,
     /// What is counted.
     pub stats: Stats,
+    /// How much may be under way.
+    pub limits: Limits,
     /// The Host of a request that has none (HTTP/1.0).
     pub host: HeaderValue,
+    /// How pods are spoken to over TLS; `None`: in clear text.
+    pub tls: Option<Tls>,
     routes: Vec<(String, Arc<str>)>,
 }
 
 impl Site {
     /// Joins the configuration with its discovered upstream.
     #[must_use]
-    pub fn new(config: Settings, upstream: Arc<Upstream>) -> Self {
+    pub fn new(config: Settings, upstream: Arc<Upstream>, tls: Option<Tls>) -> Self {
         let routes = config.routes.iter().map(|r| (r.prefix.clone(), Arc::from(r.name.as_str()))).collect();
-        Self { host: default_host(&config), routes, config, upstream, stats: Stats::default() }
+        let limits = Limits::new(&config);
+        let host = default_host(&config);
+        Self { host, routes, tls, config, upstream, stats: Stats::default(), limits }
     }
 
     /// What the pods speak to a request that came in this version: the same, unless the user says otherwise.

@@ -32,8 +32,12 @@ pub struct Stats {
     pub requests_active: AtomicU64,
     /// Ended requests by status class; index 0 is "no response".
     pub requests_by_class: [AtomicU64; 6],
-    /// Ended requests by response flag, in the order of [`Flags::ALL`].
+    /// Ended requests and TCP connections by response flag, in the order of [`Flags::ALL`].
     pub requests_by_flag: [AtomicU64; Flags::ALL.len()],
+    /// Requests that wait for a connection.
+    pub pending_active: AtomicU64,
+    /// Active health checks.
+    pub checks: Checks,
     /// Retries that are running, for the budget.
     pub retries_active: AtomicU64,
     /// Retries made, fail-over of connects not counted.
@@ -56,8 +60,27 @@ pub struct Stats {
     pub bytes_received: AtomicU64,
     /// Body bytes to clients.
     pub bytes_sent: AtomicU64,
+    /// TCP connections that are open.
+    pub tcp_active: AtomicU64,
+    /// TCP connections ever.
+    pub tcp_total: AtomicU64,
+    /// Bytes of TCP connections from clients.
+    pub tcp_bytes_received: AtomicU64,
+    /// Bytes of TCP connections to clients.
+    pub tcp_bytes_sent: AtomicU64,
+    /// TCP connections and tunnels whose clients may still say something, or have said what the pod does not have yet.
+    pub tunnels_wanted: AtomicU64,
     /// Ended requests by duration.
     pub durations: Durations,
+}
+
+/// What active health checks came to.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// Checks made.
+    pub attempts: AtomicU64,
+    /// Checks that failed.
+    pub failures: AtomicU64,
 }
 
 /// The histogram of durations.
@@ -77,14 +100,20 @@ impl Stats {
         if let Some(counter) = self.requests_by_class.get(class) {
             counter.fetch_add(1, Relaxed);
         }
-        if !flags.is_empty() {
-            for (counter, (flag, ..)) in self.requests_by_flag.iter().zip(Flags::ALL) {
-                if flags.contains(*flag) {
-                    counter.fetch_add(1, Relaxed);
-                }
+        self.flagged(flags);
+        self.durations.0.observe(duration);
+    }
+
+    /// Counts the flags of what has ended.
+    pub fn flagged(&self, flags: Flags) {
+        if flags.is_empty() {
+            return;
+        }
+        for (counter, (flag, ..)) in self.requests_by_flag.iter().zip(Flags::ALL) {
+            if flags.contains(*flag) {
+                counter.fetch_add(1, Relaxed);
             }
         }
-        self.durations.0.observe(duration);
     }
 
     /// All requests that have ended.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -21,6 +22,7 @@ use crate::error::Failure;
 use crate::incoming::Incoming;
 use crate::io::{Traffic, UpstreamIo};
 use crate::peer::Peer;
+use crate::pool::Owner;
 use crate::retry::Progress;
 
 /// A connection to a pod.
@@ -31,6 +33,8 @@ pub struct UpstreamConnection {
     traffic: Rc<Traffic>,
     /// The pod.
     pub peer: Peer,
+    /// Whose requests it serves.
+    pub owner: Owner,
     /// A request was served on it before.
     pub reused: bool,
     /// When it became idle.
@@ -58,6 +62,7 @@ impl UpstreamConnection {
     /// None that hyper makes today; they would be those of its handshake.
     pub async fn open(
         Opened { stream, peer }: Opened,
+        owner: Owner,
         limits: Limits,
         idle_limit: Duration,
     ) -> hyper::Result<Self> {
@@ -73,6 +78,7 @@ impl UpstreamConnection {
             driver_ended: false,
             traffic,
             peer,
+            owner,
             reused: false,
             idle_since: Instant::now(),
             idle_limit,
@@ -90,6 +96,15 @@ impl UpstreamConnection {
     /// True if another request can be sent now: the last one is complete in both directions.
     pub fn is_reusable(&mut self) -> bool {
         !self.driver_ended && !self.traffic.refused() && self.sender.is_ready()
+    }
+
+    /// The socket after the pod has agreed to something else than HTTP, what was read from it already, and who the pod is.
+    pub async fn into_parts(mut self: Box<Self>) -> (UpstreamIo, Bytes, Peer) {
+        // It ends with the response's head.
+        poll_fn(|cx| if self.drive(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        let Self { driver, peer, .. } = *self;
+        let parts = driver.into_parts();
+        (parts.io.into_inner(), parts.read_buf, peer)
     }
 
     /// Sends one request and waits for the response's head.

@@ -10,18 +10,23 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep};
 use whichpod_access_log::{Filter, Format, Record, WorkerLog};
 use whichpod_config::Timeouts;
 
 use crate::http2;
 use crate::io::{Downstream, Phase};
+use crate::limits::{Gate, Permit};
+use crate::memory;
 use crate::pool::Pool;
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
 
 /// A line waits at most this long in the worker's buffer.
 const FLUSH: Duration = Duration::from_millis(100);
+/// So many bytes pass through a tunnel at a time.
+const PASS: usize = 64 * 1024;
 /// How often deadlines of connections are looked at: one timer a worker instead of one a connection.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -37,6 +42,8 @@ pub struct Shared {
     pub next_connection: AtomicU64,
     /// Number of the next request.
     pub next_request: AtomicU64,
+    /// Whether memory runs short.
+    pub memory: memory::Gauge,
     draining: AtomicBool,
 }
 
@@ -50,6 +57,7 @@ impl Shared {
             filter,
             next_connection: AtomicU64::new(1),
             next_request: AtomicU64::new(1),
+            memory: memory::Gauge::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -69,6 +77,12 @@ impl Shared {
     #[must_use]
     pub fn requests_active(&self) -> u64 {
         self.sites.iter().map(|site| site.stats.requests_active.load(Relaxed)).sum()
+    }
+
+    /// TCP connections and tunnels that somebody waits for, on all workers.
+    #[must_use]
+    pub fn tunnels_wanted(&self) -> u64 {
+        self.sites.iter().map(|site| site.stats.tunnels_wanted.load(Relaxed)).sum()
     }
 
     /// Clients' connections that have not taken all of their responses, on all workers.
@@ -92,6 +106,12 @@ pub struct Worker {
     pub pool: RefCell<Pool>,
     /// HTTP/2 connections to pods.
     pub http2: Rc<RefCell<http2::Connections>>,
+    /// What passes through a tunnel is in here for a moment.
+    pub buffer: RefCell<Box<[u8]>>,
+    /// Limits on connections that requests of this worker wait for.
+    waited_for: RefCell<Vec<Arc<Gate>>>,
+    /// Wakes those requests when a connection becomes idle.
+    returned: Notify,
     log: RefCell<WorkerLog>,
     log_has_lines: Notify,
     connections: RefCell<HashMap<u64, (Rc<Downstream>, Timeouts)>>,
@@ -107,6 +127,9 @@ impl Worker {
             shared,
             pool: RefCell::default(),
             http2: Rc::default(),
+            buffer: RefCell::new(vec![0; PASS].into()),
+            waited_for: RefCell::default(),
+            returned: Notify::new(),
             log: RefCell::new(log),
             log_has_lines: Notify::new(),
             connections: RefCell::default(),
@@ -127,6 +150,15 @@ impl Worker {
 
     /// Keeps a connection to a pod for another request, or closes it where that cannot be.
     pub fn keep(&self, connection: Box<UpstreamConnection>) {
+        if let Some(gate) =
+            connection.peer.permit.as_ref().map(Permit::gate).filter(|gate| gate.is_waited_for())
+        {
+            if !self.waited_for.borrow().iter().any(|waited| Arc::ptr_eq(waited, gate)) {
+                // Another worker waits for its place.
+                return;
+            }
+            self.returned.notify_waiters();
+        }
         self.pool.borrow_mut().put(connection);
         self.start_sweeping();
     }
@@ -141,6 +173,12 @@ impl Worker {
     pub fn drop_gone(&self) {
         self.pool.borrow_mut().drop_gone();
         self.http2.borrow_mut().sweep();
+    }
+
+    /// A request of this worker waits for this limit on connections, until the guard is dropped.
+    pub fn wait_for(&self, gate: &Arc<Gate>) -> WaitsHere<'_> {
+        self.waited_for.borrow_mut().push(Arc::clone(gate));
+        WaitsHere { worker: self, gate: Arc::clone(gate) }
     }
 
     /// Writes a line, to be handed on within [`FLUSH`].
@@ -209,6 +247,28 @@ impl Worker {
             if limit.is_some_and(|limit| now.duration_since(since) >= limit) {
                 downstream.expire();
             }
+        }
+    }
+}
+
+/// A request that waits for a connection.
+pub struct WaitsHere<'a> {
+    worker: &'a Worker,
+    gate: Arc<Gate>,
+}
+
+impl WaitsHere<'_> {
+    /// Until a connection becomes idle on this worker; those count that do from now on.
+    pub fn returned(&self) -> Notified<'_> {
+        self.worker.returned.notified()
+    }
+}
+
+impl Drop for WaitsHere<'_> {
+    fn drop(&mut self) {
+        let mut waited_for = self.worker.waited_for.borrow_mut();
+        if let Some(at) = waited_for.iter().position(|gate| Arc::ptr_eq(gate, &self.gate)) {
+            waited_for.swap_remove(at);
         }
     }
 }

@@ -107,6 +107,13 @@ impl Process {
         TcpStream::connect(self.upstream).await.unwrap()
     }
 
+    /// A line of its `/proc/PID/status`, in KiB (proc(5)).
+    fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// CPU time so far, in seconds: user and system (proc(5)).
     fn cpu(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
@@ -381,4 +388,71 @@ async fn when_descriptors_run_out_the_process_neither_spins_nor_stays_deaf() {
     assert!(fetch(process.upstream, "/").await.ends_with("ok"));
     let took = freed.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// A pod that reads a head, agrees to switch, and then takes so many bytes and sends so many.
+async fn pod_of_streams(each_way: usize) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    asked.push(stream.read_u8().await.unwrap());
+                }
+                let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
+                stream.write_all(switch.as_bytes()).await.unwrap();
+                take_then_send(&mut stream, each_way).await;
+            });
+        }
+    });
+    address
+}
+
+/// Takes so many bytes, and then sends so many.
+async fn take_then_send(stream: &mut TcpStream, each_way: usize) {
+    let mut buffer = vec![0; 256 << 10];
+    let mut taken = 0;
+    while taken < each_way {
+        let count = stream.read(&mut buffer).await.unwrap();
+        assert!(count > 0, "cut after {taken} of {each_way} bytes");
+        taken += count;
+    }
+    for _ in 0..each_way / buffer.len() {
+        stream.write_all(&buffer).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_through_does_not_stay_in_memory() {
+    // A gigabyte goes the same way; this is enough to see it grow.
+    const EACH_WAY: usize = 128 << 20;
+    let pod = pod_of_streams(EACH_WAY).await;
+    for protocol in ["tcp", "auto"] {
+        let process = Process::start(&pod, json!({"protocol": protocol}), |command| command).await;
+        let before = process.memory("VmRSS");
+        let mut client = process.client().await;
+        let ask = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+        client.write_all(ask.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(timeout(PATIENCE, client.read_u8()).await.unwrap().unwrap());
+        }
+        let buffer = vec![0; 256 << 10];
+        for _ in 0..EACH_WAY / buffer.len() {
+            client.write_all(&buffer).await.unwrap();
+        }
+        // As the pod does: what it sends is taken, and nothing more is sent.
+        let mut taken = 0;
+        let mut buffer = buffer;
+        while taken < EACH_WAY {
+            let count = client.read(&mut buffer).await.unwrap();
+            assert!(count > 0, "{protocol}: cut after {taken} bytes");
+            taken += count;
+        }
+        let grown = process.memory("VmHWM").saturating_sub(before);
+        assert!(grown <= 16 << 10, "{protocol}: grown by {grown} KiB");
+    }
 }

@@ -10,7 +10,6 @@ use kube::Client;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use whichpod_injection::HeadlessServices;
 use whichpod_runtime::bind::{BindError, bind};
 use whichpod_runtime::exit::Exit;
 use whichpod_runtime::health_server;
@@ -191,8 +190,8 @@ impl Parts {
 
         let events = Events::new(client.clone(), &config.identity);
         let counts = Arc::default();
-        let create = config.options.headless_services == HeadlessServices::Create;
-        let twins = Twins::new(client.clone(), cache.clone(), create, events.clone(), Arc::clone(&counts));
+        let policy = config.options.headless_services;
+        let twins = Twins::new(client.clone(), cache.clone(), policy, events.clone(), Arc::clone(&counts));
         let uninjected = Arc::default();
         let report =
             Report::new(client.clone(), cache.clone(), Arc::clone(options), events, Arc::clone(&uninjected));

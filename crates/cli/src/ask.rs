@@ -22,7 +22,7 @@ pub struct AnnotationFlags {
     /// How a pod is chosen: round_robin or least_request.
     #[arg(long, value_name = "POLICY")]
     balance: Option<String>,
-    /// What the pods speak: auto (as the app), http1, h2c or grpc.
+    /// What the pods speak: auto (as the app), http1, h2c, grpc or tcp.
     #[arg(long, value_name = "PROTOCOL")]
     protocol: Option<String>,
     /// The access log: text, json, nginx, otel, ecs, or an Envoy format string.

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::names;
-use crate::types::{AccessLog, Dns, Limits, LogFilter, Retry, RetryOn, Shutdown, Timeouts};
+use crate::types::{
+    AccessLog, Dns, Limits, LogFilter, Memory, OutlierDetection, Retry, RetryOn, Shutdown, SlowStart,
+    Timeouts,
+};
 
 impl Default for Timeouts {
     fn default() -> Self {
@@ -25,14 +28,50 @@ impl Default for Retry {
         Self {
             on: vec![RetryOn::ConnectFailure, RetryOn::RefusedStream],
             status_codes: Vec::new(),
+            headers: Vec::new(),
             attempts: 2,
+            per_try_timeout: None,
+            non_idempotent: false,
+            buffer_bytes: 64 * 1024,
+            budget_percent: 20,
+            min_concurrency: 3,
+            // Envoy's.
+            back_off_base: Duration::from_millis(25),
+            back_off_max: Duration::from_millis(250),
         }
+    }
+}
+
+impl Default for SlowStart {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(30), aggression: 1.0, min_weight_percent: 10 }
+    }
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        Self {
+            consecutive_5xx: 5,
+            consecutive_gateway_failure: 0,
+            consecutive_slow: 0,
+            slow: Duration::from_secs(1),
+            base_ejection_time: Duration::from_secs(30),
+            max_ejection_time: Duration::from_secs(5 * 60),
+            max_ejection_percent: 50,
+            interval: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { limit: None, shed_at_percent: 90 }
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_bytes: 60 * 1024, headers: 100, streams: 1024 }
+        Self { head_bytes: 60 * 1024, headers: 100, streams: 1024, connections: None }
     }
 }
 

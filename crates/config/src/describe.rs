@@ -3,9 +3,13 @@
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
+use crate::health;
 use crate::kinds::print_duration;
 use crate::names;
-use crate::types::{AccessLog, Config, Dns, Host, LogFilter, Retry, Target, TargetPort, Timeouts, Upstream};
+use crate::types::{
+    AccessLog, Balance, CircuitBreakers, Config, Dns, HashOn, Host, LogFilter, Retry, Target, TargetPort,
+    Timeouts, Tls, Upstream,
+};
 
 impl Config {
     /// What runs with this configuration, in lines for people: what `--check` prints.
@@ -33,6 +37,14 @@ impl Config {
         };
         let grace = print_duration(self.shutdown.grace_period);
         text.line("shutdown", format_args!("{kind}, within {grace}"));
+        let limit = self
+            .memory
+            .limit
+            .map_or_else(|| "the cgroup's limit".to_owned(), |limit| format!("{limit} bytes"));
+        match self.memory.shed_at_percent {
+            0 => text.line("memory", "never sheds requests"),
+            percent => text.line("memory", format_args!("sheds requests from {percent} % of {limit} on")),
+        }
         text.line("log level", &self.log_level);
         text.0
     }
@@ -69,7 +81,19 @@ impl Text {
             if upstream.lazy { "at the first connection" } else { "at once; /ready waits for it" },
         );
         self.line("protocol", upstream.protocol);
-        self.line("balance", upstream.balance);
+        match &upstream.balance {
+            Balance::Maglev(on) => self.line("balance", format_args!("maglev by {}", hashed(on))),
+            balance => self.line("balance", balance),
+        }
+        for (name, value) in health::describe(upstream) {
+            if let Some(value) = value {
+                self.line(name, value);
+            }
+        }
+        if upstream.outlier_detection.is_some() || upstream.health_check.is_some() {
+            let least = upstream.healthy_panic_threshold;
+            self.line("panic", format_args!("all pods are used with less than {least} % of them well"));
+        }
         let routes = upstream.routes.iter().map(|route| match route.name.as_str() {
             "" => route.prefix.clone(),
             name => format!("{} ({name})", route.prefix),
@@ -80,13 +104,23 @@ impl Text {
         }
         self.line("timeouts", timeouts(&upstream.timeouts));
         self.line("retry", retry(&upstream.retry));
+        let connections = limits.connections.map_or_else(String::new, |most| format!(", {most} connections"));
         self.line(
             "limits",
             format_args!(
-                "head {} bytes, {} headers, {} streams a connection",
+                "head {} bytes, {} headers, {} streams a connection{connections}",
                 limits.head_bytes, limits.headers, limits.streams
             ),
         );
+        if let Some(breakers) = breakers(&upstream.circuit_breakers) {
+            self.line("at most", breakers);
+        }
+        if let Some(what) = &upstream.tls {
+            self.line("tls", tls(what));
+        }
+        if let Some(version) = upstream.proxy_protocol {
+            self.line("proxy", format_args!("PROXY protocol {version}, one client to a pod's connection"));
+        }
         let added = [
             (headers.append_x_forwarded_for, "x-forwarded-for (request)"),
             (headers.expose_upstream, "x-whichpod-upstream, x-whichpod-pod (response)"),
@@ -157,11 +191,33 @@ fn timeouts(timeouts: &Timeouts) -> String {
     )
 }
 
+fn tls(tls: &Tls) -> String {
+    let trusted = match (&tls.ca_file, tls.insecure_skip_verify) {
+        (_, true) => "WITHOUT VERIFICATION: whoever answers is trusted".to_owned(),
+        (Some(file), false) => format!("authorities of {}", file.display()),
+        (None, false) => "authorities of the system".to_owned(),
+    };
+    let certificate = tls.client_certificate.as_ref();
+    let certificate = certificate.map_or_else(String::new, |files| {
+        format!(", our certificate {} with {}", files.cert_file.display(), files.key_file.display())
+    });
+    let alpn = list(tls.alpn.iter().cloned()).map_or_else(String::new, |alpn| format!(", ALPN {alpn}"));
+    format!("{}, {trusted}{certificate}{alpn}", tls.server_name)
+}
+
 fn retry(retry: &Retry) -> String {
     let codes = list(retry.status_codes.iter().map(ToString::to_string));
     let codes = codes.map_or_else(String::new, |codes| format!(" ({codes})"));
     match list(retry.on.iter().map(ToString::to_string)) {
-        Some(on) => format!("on {on}{codes}; {} more attempts at most", retry.attempts),
+        Some(on) => {
+            let headers = list(retry.headers.iter().cloned());
+            let headers = headers.map_or_else(String::new, |names| format!(" (headers {names})"));
+            let per_try = retry.per_try_timeout;
+            let per_try =
+                per_try.map_or_else(String::new, |limit| format!(", each within {}", print_duration(limit)));
+            let methods = if retry.non_idempotent { ", of POST and PATCH too" } else { "" };
+            format!("on {on}{codes}{headers}; {} more attempts at most{per_try}{methods}", retry.attempts)
+        }
         None => "only failed connects".to_owned(),
     }
 }
@@ -181,4 +237,23 @@ fn filter(filter: &LogFilter) -> String {
     ];
     let conditions: Vec<String> = conditions.into_iter().flatten().collect();
     if conditions.is_empty() { "all".to_owned() } else { format!("where {}", conditions.join(" and ")) }
+}
+
+fn hashed(on: &HashOn) -> String {
+    match on {
+        HashOn::Header(name) => format!("header {name}"),
+        HashOn::Cookie(name) => format!("cookie {name}"),
+        HashOn::SourceAddress => "the caller's address".to_owned(),
+    }
+}
+
+/// `None` if nothing is limited.
+fn breakers(breakers: &CircuitBreakers) -> Option<String> {
+    let all = [
+        (breakers.max_connections, "connections"),
+        (breakers.max_pending_requests, "pending requests"),
+        (breakers.max_requests, "requests"),
+        (breakers.max_retries, "retries"),
+    ];
+    list(all.into_iter().filter_map(|(most, what)| most.map(|most| format!("{most} {what}"))))
 }

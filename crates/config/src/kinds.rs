@@ -14,7 +14,7 @@ use crate::error::Fault;
 use crate::form::{Kind, Scalar};
 use crate::nearest::nearest;
 use crate::target::{parse_address, parse_dns_server, parse_domain, parse_label};
-use crate::types::{Balance, Protocol, RetryOn, Target};
+use crate::types::{CheckProtocol, Protocol, ProxyProtocol, RetryOn, Target};
 
 /// A value that is written as text.
 const fn text<T: fmt::Display>(parse: fn(&str) -> Result<T, Fault>) -> Kind<T> {
@@ -53,8 +53,12 @@ pub(crate) const PATH: Kind<PathBuf> = Kind {
 };
 
 pub(crate) const PROTOCOL: Kind<Protocol> = text(|text| parse_word(text, &PROTOCOLS));
-pub(crate) const BALANCE: Kind<Balance> = text(|text| parse_word(text, &BALANCES));
+pub(crate) const CHECK_PROTOCOL: Kind<CheckProtocol> = text(|text| parse_word(text, &CHECK_PROTOCOLS));
 pub(crate) const RETRY_ON: Kind<RetryOn> = text(|text| parse_word(text, &RETRY_CONDITIONS));
+
+pub(crate) const PROXY_PROTOCOL: Kind<ProxyProtocol> = text(|text| parse_word(text, &PROXY_PROTOCOLS));
+pub(crate) const SERVER_NAME: Kind<String> = text(parse_server_name);
+pub(crate) const ALPN: Kind<String> = text(parse_alpn);
 
 pub(crate) const DURATION: Kind<Duration> = duration(parse_duration);
 pub(crate) const POSITIVE_DURATION: Kind<Duration> = duration(|text| at_least(text, Duration::from_nanos(1)));
@@ -75,6 +79,21 @@ pub(crate) const HEADERS: Kind<usize> =
 /// More would be one connection's worth of everybody's memory.
 pub(crate) const STREAMS: Kind<u32> =
     number(|text| parse_whole(text, 1..=65_536), |streams| Value::from(*streams));
+pub(crate) const COUNT: Kind<u32> =
+    number(|text| parse_whole(text, 0..=1_000_000_000), |count| Value::from(*count));
+pub(crate) const POSITIVE_COUNT: Kind<u32> =
+    number(|text| parse_whole(text, 1..=1_000_000_000), |count| Value::from(*count));
+pub(crate) const PERCENT: Kind<u32> =
+    number(|text| parse_whole(text, 0..=100), |percent| Value::from(*percent));
+pub(crate) const PORT: Kind<u16> = number(|text| parse_whole(text, 1..=65_535), |port| Value::from(*port));
+pub(crate) const BUFFER_BYTES: Kind<usize> =
+    number(|text| parse_whole(text, 0..=16 * 1024 * 1024), |bytes| Value::from(*bytes));
+/// The process itself needs a few MiB.
+pub(crate) const MEMORY: Kind<u64> =
+    number(|text| parse_whole(text, 16 * 1024 * 1024..=1 << 50), |bytes| Value::from(*bytes));
+pub(crate) const AGGRESSION: Kind<f64> = number(parse_aggression, |value| Value::from(*value));
+/// A check more often than this is load of its own.
+pub(crate) const CHECK_INTERVAL: Kind<Duration> = duration(|text| at_least(text, Duration::from_millis(10)));
 pub(crate) const SAMPLE: Kind<f64> = number(parse_share, |share| Value::from(*share));
 pub(crate) const SWITCH: Kind<bool> =
     Kind { scalar: Scalar::Switch, parse: parse_switch, write: |switch| Value::from(*switch) };
@@ -82,11 +101,17 @@ pub(crate) const SWITCH: Kind<bool> =
 /// The words of an enumeration.
 type Words<T, const N: usize> = [(&'static str, T); N];
 
-const PROTOCOLS: Words<Protocol, 4> =
-    [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("h2c", Protocol::H2c), ("grpc", Protocol::Grpc)];
-const BALANCES: Words<Balance, 2> =
-    [("round_robin", Balance::RoundRobin), ("least_request", Balance::LeastRequest)];
-const RETRY_CONDITIONS: Words<RetryOn, 12> = [
+const PROTOCOLS: Words<Protocol, 5> = [
+    ("auto", Protocol::Auto),
+    ("http1", Protocol::Http1),
+    ("h2c", Protocol::H2c),
+    ("grpc", Protocol::Grpc),
+    ("tcp", Protocol::Tcp),
+];
+const PROXY_PROTOCOLS: Words<ProxyProtocol, 2> = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
+const CHECK_PROTOCOLS: Words<CheckProtocol, 3> =
+    [("http", CheckProtocol::Http), ("tcp", CheckProtocol::Tcp), ("grpc", CheckProtocol::Grpc)];
+const RETRY_CONDITIONS: Words<RetryOn, 13> = [
     ("connect-failure", RetryOn::ConnectFailure),
     ("refused-stream", RetryOn::RefusedStream),
     ("reset", RetryOn::Reset),
@@ -94,6 +119,7 @@ const RETRY_CONDITIONS: Words<RetryOn, 12> = [
     ("gateway-error", RetryOn::GatewayError),
     ("retriable-4xx", RetryOn::Retriable4xx),
     ("retriable-status-codes", RetryOn::StatusCodes),
+    ("retriable-headers", RetryOn::Headers),
     ("cancelled", RetryOn::GrpcCancelled),
     ("deadline-exceeded", RetryOn::GrpcDeadlineExceeded),
     ("resource-exhausted", RetryOn::GrpcResourceExhausted),
@@ -114,11 +140,12 @@ macro_rules! display {
 
 display! {
     Protocol: PROTOCOLS;
-    Balance: BALANCES;
+    ProxyProtocol: PROXY_PROTOCOLS;
+    CheckProtocol: CHECK_PROTOCOLS;
     RetryOn: RETRY_CONDITIONS;
 }
 
-fn parse_word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, Fault> {
+pub(crate) fn parse_word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, Fault> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }
@@ -199,6 +226,14 @@ fn parse_share(text: &str) -> Result<f64, Fault> {
     }
 }
 
+fn parse_aggression(text: &str) -> Result<f64, Fault> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.01..=100.0).contains(&value) => Ok(value),
+        Ok(_) => Err(Fault::new("out of range", "write a number from 0.01 to 100; 1 is in step with time")),
+        Err(_) => Err(Fault::new("not a number", "write a number from 0.01 to 100; 1 is in step with time")),
+    }
+}
+
 fn parse_switch(text: &str) -> Result<bool, Fault> {
     text.parse().map_err(|_| Fault::new("neither true nor false", "write true or false"))
 }
@@ -226,6 +261,26 @@ fn parse_name(text: &str) -> Result<String, Fault> {
     Ok(text.to_owned())
 }
 
+/// What a certificate can name: a DNS name, or an address without port and brackets.
+fn parse_server_name(text: &str) -> Result<String, Fault> {
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    if text.contains(':') {
+        return Err(Fault::new("a name has no port", "write the name alone, e.g. backend.default.svc"));
+    }
+    parse_domain(text).map(|name| name.trim_end_matches('.').to_owned())
+}
+
+/// A protocol's name in TLS (RFC 7301 §3.1): 1 to 255 bytes.
+fn parse_alpn(text: &str) -> Result<String, Fault> {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if text.is_empty() || text.len() > 255 || !printable {
+        return Err(Fault::new("no protocol's name", "write one such as http/1.1 or postgresql"));
+    }
+    Ok(text.to_owned())
+}
+
 fn parse_prefix(text: &str) -> Result<String, Fault> {
     let in_no_path = |c: char| c.is_whitespace() || c.is_control() || c == '?' || c == '#';
     if !text.starts_with('/') {
@@ -241,7 +296,7 @@ fn parse_prefix(text: &str) -> Result<String, Fault> {
 }
 
 /// In lower case; a token of RFC 9110 §5.6.2.
-fn parse_header_name(text: &str) -> Result<String, Fault> {
+pub(crate) fn parse_header_name(text: &str) -> Result<String, Fault> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if text.is_empty() || !text.bytes().all(token) {
         return Err(Fault::new(
@@ -328,8 +383,8 @@ mod tests {
         for (word, value) in PROTOCOLS {
             assert_eq!((value.to_string().as_str(), (PROTOCOL.parse)(word)), (word, Ok(value)));
         }
-        for (word, value) in BALANCES {
-            assert_eq!((value.to_string().as_str(), (BALANCE.parse)(word)), (word, Ok(value)));
+        for (word, value) in CHECK_PROTOCOLS {
+            assert_eq!((value.to_string().as_str(), (CHECK_PROTOCOL.parse)(word)), (word, Ok(value)));
         }
         for (word, value) in RETRY_CONDITIONS {
             assert_eq!((value.to_string().as_str(), (RETRY_ON.parse)(word)), (word, Ok(value)));
@@ -356,6 +411,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in ".*") {
             let _ = (parse_duration(&text), parse_name(&text), parse_prefix(&text), parse_log_level(&text));
+            let _ = (parse_server_name(&text), parse_alpn(&text));
             let _ = (parse_admin_address(&text), parse_dns_server(&text), parse_domain(&text), parse_label(&text));
             let _ = (parse_header_name(&text), parse_header_value(&text), parse_share(&text), parse_path(&text));
         }

@@ -10,6 +10,7 @@ mod error;
 mod nearest;
 #[macro_use]
 mod form;
+mod balance;
 mod kinds;
 mod target;
 
@@ -22,6 +23,7 @@ mod env;
 mod settings;
 mod source;
 
+mod health;
 mod resolve;
 mod upstreams;
 

@@ -65,6 +65,9 @@ pub const DEFAULT_HEALTH: SocketAddr =
 /// What [`DEFAULT_HEALTH`] becomes where there is no IPv6.
 pub const DEFAULT_HEALTH_WITHOUT_IPV6: SocketAddr =
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, HEALTH_PORT));
+/// Ports on which the server speaks first, or nobody speaks HTTP (as Linkerd's default opaque ports): SMTP, submission,
+/// MySQL, Galera, PostgreSQL, Redis, Elasticsearch's transport, Memcached.
+pub const TCP_PORTS: [u16; 8] = [25, 587, 3306, 4444, 5432, 6379, 9300, 11211];
 /// The port of a DNS server (RFC 1035 §4.2).
 pub const DNS_PORT: u16 = 53;
 /// Where nameservers and the search list come from.

@@ -14,10 +14,11 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::balance::{self, Policy};
 use crate::error::Problems;
 use crate::form::{Form as _, List, Reader as _, Table, overlay_field, read, read_field};
 use crate::kinds;
-use crate::types::{Balance, Protocol, RetryOn, Target};
+use crate::types::{Balance, CheckProtocol, Protocol, ProxyProtocol, RetryOn, Target};
 
 form! {
     /// The whole document. `protocol`, `balance`, `timeouts`, `retry`, `limits` and `headers` at the top
@@ -28,12 +29,22 @@ form! {
         /// What the pods speak.
         protocol: Protocol = kinds::PROTOCOL,
         /// How a pod is chosen.
-        balance: Balance = kinds::BALANCE,
+        balance: Balance = balance::Either,
+        /// How new pods are warmed up.
+        slow_start: SlowStart = Table,
+        /// When a pod's failed requests eject it.
+        outlier_detection: OutlierDetection = Table,
+        /// How pods are checked.
+        health_check: HealthCheck = Table,
+        /// With fewer than this percentage of pods well, all are used; 0 is never.
+        healthy_panic_threshold: u32 = kinds::PERCENT,
+        /// How much may be under way.
+        circuit_breakers: CircuitBreakers = Table,
         /// How long things may take.
         timeouts: Timeouts = Table,
         /// What is tried again.
         retry: Retry = Table,
-        /// What a request head may measure.
+        /// What clients may do.
         limits: Limits = Table,
         /// What is added to requests and responses.
         headers: Headers = Table,
@@ -49,6 +60,8 @@ form! {
         workers: NonZeroUsize = kinds::WORKERS,
         /// How the process ends.
         shutdown: Shutdown = Table,
+        /// When new requests are shed.
+        memory: Memory = Table,
         /// Filter for diagnostics on stderr, in `tracing`'s directive syntax.
         log_level: String = kinds::LOG_LEVEL,
     }
@@ -66,17 +79,31 @@ form! {
         /// What the pods speak.
         protocol: Protocol = kinds::PROTOCOL,
         /// How a pod is chosen.
-        balance: Balance = kinds::BALANCE,
+        balance: Balance = balance::Either,
+        /// How new pods are warmed up.
+        slow_start: SlowStart = Table,
+        /// When a pod's failed requests eject it.
+        outlier_detection: OutlierDetection = Table,
+        /// How pods are checked.
+        health_check: HealthCheck = Table,
+        /// With fewer than this percentage of pods well, all are used; 0 is never.
+        healthy_panic_threshold: u32 = kinds::PERCENT,
+        /// How much may be under way.
+        circuit_breakers: CircuitBreakers = Table,
         /// Path prefixes that are served; empty means everything.
         routes: Vec<Route> = List(Table),
         /// How long things may take.
         timeouts: Timeouts = Table,
         /// What is tried again.
         retry: Retry = Table,
-        /// What a request head may measure.
+        /// What clients may do.
         limits: Limits = Table,
         /// What is added to requests and responses.
         headers: Headers = Table,
+        /// TLS towards the pods; `{}` is TLS with its defaults.
+        tls: Tls = Table,
+        /// How the pods are told who the client is, below HTTP.
+        proxy_protocol: ProxyProtocol = kinds::PROXY_PROTOCOL,
         /// Resolved at the first connection only.
         lazy: bool = kinds::SWITCH,
     }
@@ -95,7 +122,7 @@ form! {
         connect: Duration = kinds::POSITIVE_DURATION,
         /// From the end of the request to the end of the response.
         request: Duration = kinds::DURATION,
-        /// Without a byte in either direction within a request.
+        /// Without a byte in either direction within a request, a tunnel or a TCP connection.
         idle: Duration = kinds::DURATION,
         /// For a request head, from its first byte.
         head: Duration = kinds::DURATION,
@@ -111,11 +138,133 @@ form! {
         on: Vec<RetryOn> = List(kinds::RETRY_ON),
         /// The codes of `retriable-status-codes`.
         status_codes: Vec<u16> = List(kinds::STATUS),
+        /// The headers of `retriable-headers`.
+        headers: Vec<String> = List(kinds::HEADER_NAME),
         /// More attempts after the first, 0 to 100.
         attempts: u32 = kinds::ATTEMPTS,
+        /// For one attempt; zero is off.
+        per_try_timeout: Duration = kinds::DURATION,
+        /// POST, PATCH and unknown methods are tried again too, on the conditions of `on`.
+        non_idempotent: bool = kinds::SWITCH,
+        /// Bytes of a request's body that are kept to be sent again, up to 16 MiB; 0 keeps none.
+        buffer_bytes: usize = kinds::BUFFER_BYTES,
+        /// How many retries may be under way.
+        budget: Budget = Table,
+        /// How long the pause before a retry is.
+        back_off: BackOff = Table,
     }
 
-    /// What a request head may measure.
+    /// How many retries may be under way: the greater of the two.
+    pub struct Budget {
+        /// Of the requests under way.
+        percent: u32 = kinds::PERCENT,
+        /// At least so many.
+        min_concurrency: u32 = kinds::COUNT,
+    }
+
+    /// How long the pause before a retry is.
+    pub struct BackOff {
+        /// The first; the next is twice as long, and so on.
+        base: Duration = kinds::POSITIVE_DURATION,
+        /// None is longer.
+        max: Duration = kinds::POSITIVE_DURATION,
+    }
+
+    /// A policy with what it needs.
+    pub struct Balancing {
+        /// Required.
+        policy: Policy = balance::POLICY,
+        /// For `maglev`, and required there.
+        hash: HashOn = Table,
+    }
+
+    /// What of a request is hashed: one of these.
+    pub struct HashOn {
+        /// The value of this header.
+        header: String = kinds::HEADER_NAME,
+        /// The value of this cookie.
+        cookie: String = balance::COOKIE_NAME,
+        /// The caller's address.
+        source_address: bool = kinds::SWITCH,
+    }
+
+    /// How new pods are warmed up.
+    pub struct SlowStart {
+        /// For how long; zero is off.
+        window: Duration = kinds::DURATION,
+        /// How soon the share grows, 0.01 to 100.
+        aggression: f64 = kinds::AGGRESSION,
+        /// The least share of its turns that a pod takes.
+        min_weight_percent: u32 = kinds::PERCENT,
+    }
+
+    /// When a pod's failed requests eject it; a threshold of zero is off.
+    pub struct OutlierDetection {
+        /// So many requests in a row got 500 or more, or no response.
+        consecutive_5xx: u32 = kinds::COUNT,
+        /// So many requests in a row got 502, 503 or 504, or no response.
+        consecutive_gateway_failure: u32 = kinds::COUNT,
+        /// So many requests in a row took longer than `slow`.
+        consecutive_slow: u32 = kinds::COUNT,
+        /// See `consecutive_slow`.
+        slow: Duration = kinds::POSITIVE_DURATION,
+        /// The first ejection's time; the next in a row lasts twice, three times as long.
+        base_ejection_time: Duration = kinds::POSITIVE_DURATION,
+        /// No ejection lasts longer.
+        max_ejection_time: Duration = kinds::POSITIVE_DURATION,
+        /// Never more than this part of the pods is ejected.
+        max_ejection_percent: u32 = kinds::PERCENT,
+        /// A pod that was not ejected for this long is forgiven one ejection.
+        interval: Duration = kinds::POSITIVE_DURATION,
+    }
+
+    /// How pods are checked.
+    pub struct HealthCheck {
+        /// Required.
+        protocol: CheckProtocol = kinds::CHECK_PROTOCOL,
+        /// For `http`, and required there.
+        path: String = kinds::PREFIX,
+        /// For `http`: the `host` header.
+        host: String = kinds::HEADER_VALUE,
+        /// For `http`.
+        expected_statuses: Vec<u16> = List(kinds::STATUS),
+        /// For `grpc`; the server as a whole unless given.
+        service: String = kinds::NAME,
+        /// Instead of the pod's own port.
+        port: u16 = kinds::PORT,
+        /// From the end of a check to the next.
+        interval: Duration = kinds::CHECK_INTERVAL,
+        /// For a whole check.
+        timeout: Duration = kinds::POSITIVE_DURATION,
+        /// A pod is out after so many failures in a row.
+        unhealthy_threshold: u32 = kinds::POSITIVE_COUNT,
+        /// A pod is back after so many successes in a row.
+        healthy_threshold: u32 = kinds::POSITIVE_COUNT,
+        /// The interval varies by up to this percentage.
+        jitter_percent: u32 = kinds::PERCENT,
+    }
+
+    /// How much may be under way for one upstream, in Envoy's words; no limit unless given.
+    pub struct CircuitBreakers {
+        /// Connections to pods.
+        max_connections: u32 = kinds::POSITIVE_COUNT,
+        /// Requests that wait for a connection.
+        max_pending_requests: u32 = kinds::COUNT,
+        /// Requests under way.
+        max_requests: u32 = kinds::POSITIVE_COUNT,
+        /// Retries under way.
+        max_retries: u32 = kinds::COUNT,
+    }
+
+    /// When new requests are shed.
+    pub struct Memory {
+        /// Bytes, instead of the cgroup's limit.
+        limit: u64 = kinds::MEMORY,
+        /// The share of the limit; 0 is never.
+        shed_at_percent: u32 = kinds::PERCENT,
+    }
+
+    /// What clients may do.
     pub struct Limits {
         /// Bytes of a head, 8 KiB to 1 MiB.
         head_bytes: usize = kinds::HEAD_BYTES,
@@ -123,6 +272,8 @@ form! {
         headers: usize = kinds::HEADERS,
         /// HTTP/2 streams at a time on one client's connection, 1 to 65,536.
         streams: u32 = kinds::STREAMS,
+        /// Clients' connections; no limit unless given.
+        connections: u32 = kinds::POSITIVE_COUNT,
     }
 
     /// What is added to requests and responses.
@@ -131,6 +282,22 @@ form! {
         append_x_forwarded_for: bool = kinds::SWITCH,
         /// Add `x-whichpod-upstream` and `x-whichpod-pod` to responses.
         expose_upstream: bool = kinds::SWITCH,
+    }
+
+    /// TLS towards the pods.
+    pub struct Tls {
+        /// SNI, and the name that the certificate must have; the target's host unless given.
+        server_name: String = kinds::SERVER_NAME,
+        /// Authorities that are trusted (PEM); the system's unless given.
+        ca_file: PathBuf = kinds::PATH,
+        /// Our own certificate (PEM); goes with `key_file`.
+        cert_file: PathBuf = kinds::PATH,
+        /// Its private key (PEM).
+        key_file: PathBuf = kinds::PATH,
+        /// Protocols that are offered, the favourite first.
+        alpn: Vec<String> = List(kinds::ALPN),
+        /// Trusts whoever answers; for tests.
+        insecure_skip_verify: bool = kinds::SWITCH,
     }
 
     /// How names are resolved.
@@ -211,7 +378,12 @@ impl Document {
     pub(crate) fn for_every_upstream(&self) -> Upstream {
         Upstream {
             protocol: self.protocol,
-            balance: self.balance,
+            balance: self.balance.clone(),
+            slow_start: self.slow_start.clone(),
+            outlier_detection: self.outlier_detection.clone(),
+            health_check: self.health_check.clone(),
+            healthy_panic_threshold: self.healthy_panic_threshold,
+            circuit_breakers: self.circuit_breakers.clone(),
             timeouts: self.timeouts.clone(),
             retry: self.retry.clone(),
             limits: self.limits.clone(),

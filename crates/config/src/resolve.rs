@@ -12,7 +12,7 @@ use crate::load::Checks;
 use crate::names;
 use crate::raw::{self, Document};
 use crate::settings::Layer;
-use crate::types::{AccessLog, Config, Dns, HeaderMatch, LogFilter, Shutdown};
+use crate::types::{AccessLog, Config, Dns, HeaderMatch, LogFilter, Memory, Shutdown};
 use crate::upstreams;
 
 /// What every source says.
@@ -43,7 +43,7 @@ pub(crate) fn resolve(
     let Layers { document, environment, flags, .. } = &mut layers;
     let [document, environment, flags] =
         [document, &mut environment.document, &mut flags.document].map(std::mem::take);
-    let Document { dns, access_log, admin, health, workers, shutdown, log_level, .. } =
+    let Document { dns, access_log, admin, health, workers, shutdown, memory, log_level, .. } =
         document.overlay(environment).overlay(flags);
     let admin = admin.and_then(|form| form.address).unwrap_or(names::DEFAULT_ADMIN);
     let health = health.and_then(|form| form.address).unwrap_or(names::DEFAULT_HEALTH);
@@ -57,6 +57,7 @@ pub(crate) fn resolve(
         health,
         workers,
         shutdown: resolve_shutdown(&shutdown.unwrap_or_default()),
+        memory: resolve_memory(&memory.unwrap_or_default()),
         log_level: log_level.unwrap_or_else(|| names::DEFAULT_LOG_LEVEL.to_owned()),
     }
 }
@@ -169,4 +170,9 @@ fn resolve_shutdown(form: &raw::Shutdown) -> Shutdown {
         grace_period: form.grace_period.unwrap_or(default.grace_period),
         native_sidecar: form.native_sidecar.unwrap_or(default.native_sidecar),
     }
+}
+
+fn resolve_memory(form: &raw::Memory) -> Memory {
+    let default = Memory::default();
+    Memory { limit: form.limit, shed_at_percent: form.shed_at_percent.unwrap_or(default.shed_at_percent) }
 }

@@ -14,7 +14,7 @@ use crate::form::Kind;
 use crate::names::{self, flag, variable};
 use crate::nearest::nearest;
 use crate::raw::{self, Document};
-use crate::{kinds, target};
+use crate::{balance, kinds, target};
 
 /// A flag and its variable.
 #[derive(Debug)]
@@ -105,11 +105,13 @@ pub const SETTINGS: &[Setting] = &[
                up by SRV, needs LISTEN). Repeatable. These take the place of all upstreams of the document",
         set: |layer, given| layer.document.upstreams = given.many(parse_upstream) },
     Setting { flag: flag::PROTOCOL, variable: variable::PROTOCOL, key: "protocol", takes: Takes::One,
-        value: "WORD", help: "What the pods of every upstream speak: auto (as the app; default), http1, h2c or grpc",
+           value: "WORD", help: "What the pods of every upstream speak: auto (as the app; default), http1, h2c, grpc or \
+               tcp (default for ports of mail, databases and caches)",
         set: |layer, given| layer.document.protocol = given.one(&kinds::PROTOCOL) },
     Setting { flag: flag::BALANCE, variable: variable::BALANCE, key: "balance", takes: Takes::One,
-        value: "WORD", help: "How a pod is chosen, for every upstream: round_robin (default) or least_request",
-        set: |layer, given| layer.document.balance = given.one(&kinds::BALANCE) },
+        value: "WORD", help: "How a pod is chosen, for every upstream: round_robin (default), least_request, ewma, random, or \
+               maglev:header:NAME, maglev:cookie:NAME, maglev:source_address",
+        set: |layer, given| layer.document.balance = given.one(&balance::BALANCE) },
     Setting { flag: flag::CONNECT_TIMEOUT, variable: variable::CONNECT_TIMEOUT, key: "timeouts.connect", takes: Takes::One,
         value: "DURATION", help: "For one TCP connect (default 1s)",
         set: |layer, given| timeouts(layer).connect = given.one(&kinds::POSITIVE_DURATION) },
@@ -117,7 +119,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "DURATION", help: "From the end of a request to the end of its response (default 0s: off)",
         set: |layer, given| timeouts(layer).request = given.one(&kinds::DURATION) },
     Setting { flag: flag::IDLE_TIMEOUT, variable: variable::IDLE_TIMEOUT, key: "timeouts.idle", takes: Takes::One,
-        value: "DURATION", help: "Without a byte in either direction within a request (default 0s: off)",
+        value: "DURATION", help: "Without a byte in either direction within a request, tunnel or TCP connection (default 0s: off)",
         set: |layer, given| timeouts(layer).idle = given.one(&kinds::DURATION) },
     Setting { flag: flag::RETRY_ON, variable: variable::RETRY_ON, key: "retry.on", takes: Takes::Many,
         value: "WORD", help: "What is tried again, in Envoy's words (default connect-failure,refused-stream)",

@@ -23,6 +23,8 @@ pub struct Config {
     pub workers: Option<NonZeroUsize>,
     /// How the process ends.
     pub shutdown: Shutdown,
+    /// When new requests are shed.
+    pub memory: Memory,
     /// Filter for diagnostics on stderr, in `tracing`'s directive syntax.
     pub log_level: String,
 }
@@ -42,16 +44,30 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// How a pod is chosen.
     pub balance: Balance,
+    /// How new pods are warmed up; `None`: they get their whole share at once.
+    pub slow_start: Option<SlowStart>,
+    /// When a pod's failed requests eject it; `None`: never. (A failed connect always puts a pod aside.)
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How pods are checked; `None`: not at all.
+    pub health_check: Option<HealthCheck>,
+    /// With fewer than this percentage of pods well, all are used whatever their health (default 50; 0: never).
+    pub healthy_panic_threshold: u32,
+    /// How much may be under way.
+    pub circuit_breakers: CircuitBreakers,
     /// Path prefixes that are served; empty means everything.
     pub routes: Vec<Route>,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// What is tried again.
     pub retry: Retry,
-    /// What a request head may measure.
+    /// What clients may do.
     pub limits: Limits,
     /// What is added to requests and responses.
     pub headers: Headers,
+    /// TLS towards the pods; `None`: clear text.
+    pub tls: Option<Tls>,
+    /// How the pods are told who the client is; `None`: not below HTTP.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Resolved at the first connection only, and not waited for by `/ready` (upstreams of `"*"`).
     pub lazy: bool,
 }
@@ -86,7 +102,8 @@ pub enum TargetPort {
 /// What the pods speak. The app may speak HTTP/1 or HTTP/2 to any of them: its first bytes tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// What the app speaks, which is decided by its first bytes.
+    /// What the app speaks, decided by its first bytes; when it stays silent for 250 ms, a pod is connected to, and
+    /// whoever speaks first decides.
     #[default]
     Auto,
     /// HTTP/1.1.
@@ -95,16 +112,198 @@ pub enum Protocol {
     H2c,
     /// gRPC: HTTP/2 in clear text.
     Grpc,
+    /// Bytes, whatever they mean: one pod a connection.
+    Tcp,
+}
+
+/// TLS towards the pods. Files are read by whoever runs with this, and read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// SNI, and the name that the certificate must have (default: the target's host).
+    pub server_name: String,
+    /// Authorities that are trusted (PEM); `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its private key (PEM).
+    pub client_certificate: Option<ClientCertificate>,
+    /// Protocols that are offered, the favourite first (default: `http/1.1` in protocol http1, `h2` in h2c and grpc, else none).
+    pub alpn: Vec<String>,
+    /// Trusts whoever answers.
+    pub insecure_skip_verify: bool,
+}
+
+/// A certificate and its private key, as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The chain, our own certificate first.
+    pub cert_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How a pod is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Balance {
     /// In turn, exact over all workers.
     #[default]
     RoundRobin,
     /// The one of two random pods with fewer requests under way.
     LeastRequest,
+    /// The one of two random pods that is expected to answer sooner (peak EWMA of its latency).
+    Ewma,
+    /// Any of them.
+    Random,
+    /// The same pod for the same key; any of them for a request without one.
+    Maglev(HashOn),
+}
+
+/// What of a request is hashed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashOn {
+    /// The value of this header (lower case).
+    Header(String),
+    /// The value of this cookie.
+    Cookie(String),
+    /// The caller's address, without its port.
+    SourceAddress,
+}
+
+/// How new pods are warmed up, as Envoy's slow start does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlowStart {
+    /// For how long (default 30 s).
+    pub window: Duration,
+    /// How soon the share grows: 1 (the default) is in step with time, more is sooner.
+    pub aggression: f64,
+    /// The least share of its turns that a pod takes (default 10).
+    pub min_weight_percent: u32,
+}
+
+/// When a pod's failed requests eject it, as in Envoy's outlier detection; a threshold of zero is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// So many requests in a row got 500 or more, or no response (default 5).
+    pub consecutive_5xx: u32,
+    /// So many requests in a row got 502, 503 or 504, or no response (default 0: off).
+    pub consecutive_gateway_failure: u32,
+    /// So many requests in a row took longer than `slow` (default 0: off).
+    pub consecutive_slow: u32,
+    /// See `consecutive_slow` (default 1 s).
+    pub slow: Duration,
+    /// The first ejection's time; the next in a row lasts twice, three times as long (default 30 s).
+    pub base_ejection_time: Duration,
+    /// No ejection lasts longer (default 5 min).
+    pub max_ejection_time: Duration,
+    /// Never more than this part of the pods is ejected (default 50).
+    pub max_ejection_percent: u32,
+    /// A pod that was not ejected for this long is forgiven one ejection (default 10 s).
+    pub interval: Duration,
+}
+
+/// How pods are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// Instead of the pod's own port.
+    pub port: Option<u16>,
+    /// From the end of a check to the next (default 10 s).
+    pub interval: Duration,
+    /// For a whole check (default 1 s).
+    pub timeout: Duration,
+    /// A pod is out after so many failures in a row (default 3).
+    pub unhealthy_threshold: u32,
+    /// A pod is back after so many successes in a row (default 2).
+    pub healthy_threshold: u32,
+    /// The interval varies by up to this percentage (default 10).
+    pub jitter_percent: u32,
+}
+
+impl HealthCheck {
+    /// The default of `interval`.
+    pub const INTERVAL: Duration = Duration::from_secs(10);
+    /// The default of `timeout`.
+    pub const TIMEOUT: Duration = Duration::from_secs(1);
+    /// The default of `unhealthy_threshold`.
+    pub const UNHEALTHY_THRESHOLD: u32 = 3;
+    /// The default of `healthy_threshold`.
+    pub const HEALTHY_THRESHOLD: u32 = 2;
+    /// The default of `jitter_percent`.
+    pub const JITTER_PERCENT: u32 = 10;
+}
+
+/// What a check asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// `GET` over HTTP/1.1.
+    Http {
+        /// Starts with `/`.
+        path: String,
+        /// The `host` header; the target's name unless given.
+        host: Option<String>,
+        /// A status of these passes (default 200).
+        expected_statuses: Vec<u16>,
+    },
+    /// A connect.
+    Tcp,
+    /// `grpc.health.v1.Health/Check` over clear-text HTTP/2.
+    Grpc {
+        /// Empty: the server as a whole.
+        service: String,
+    },
+}
+
+impl CheckKind {
+    /// Over what it goes.
+    #[must_use]
+    pub const fn protocol(&self) -> CheckProtocol {
+        match self {
+            Self::Http { .. } => CheckProtocol::Http,
+            Self::Tcp => CheckProtocol::Tcp,
+            Self::Grpc { .. } => CheckProtocol::Grpc,
+        }
+    }
+}
+
+/// What a check goes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckProtocol {
+    /// `http`
+    Http,
+    /// `tcp`
+    Tcp,
+    /// `grpc`
+    Grpc,
+}
+
+/// How much may be under way for one upstream, over all workers; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CircuitBreakers {
+    /// Connections to pods, in use or idle.
+    pub max_connections: Option<u32>,
+    /// Requests that wait for a connection because there may be no more.
+    pub max_pending_requests: Option<u32>,
+    /// Requests under way.
+    pub max_requests: Option<u32>,
+    /// Retries under way, beside the budget.
+    pub max_retries: Option<u32>,
+}
+
+/// When new requests are shed because memory runs short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes; `None`: the cgroup's limit, if it has one.
+    pub limit: Option<u64>,
+    /// The share of the limit from which on new requests get 503 (default 90; 0: never).
+    pub shed_at_percent: u32,
 }
 
 /// A path prefix that is served.
@@ -123,7 +322,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the end of the request to the end of the response (default off).
     pub request: Option<Duration>,
-    /// Without a byte in either direction within a request (default off).
+    /// Without a byte in either direction within a request, a tunnel or a TCP connection (default off).
     pub idle: Option<Duration>,
     /// For a request head, from its first byte (default 10 s).
     pub head: Option<Duration>,
@@ -140,8 +339,24 @@ pub struct Retry {
     pub on: Vec<RetryOn>,
     /// The codes of `retriable-status-codes`.
     pub status_codes: Vec<u16>,
+    /// The headers of `retriable-headers`: a response that has one of them is not good enough.
+    pub headers: Vec<String>,
     /// More attempts after the first (default 2).
     pub attempts: u32,
+    /// For one attempt, from the whole request to the response's head (default off).
+    pub per_try_timeout: Option<Duration>,
+    /// POST, PATCH and unknown methods are tried again too, on the conditions of `on` (default false).
+    pub non_idempotent: bool,
+    /// Bytes of a request's body that are kept to be sent again (default 64 KiB); a longer body is sent once.
+    pub buffer_bytes: usize,
+    /// Retries under way may be this percentage of the requests under way (default 20) ...
+    pub budget_percent: u32,
+    /// ... or so many, if that is more (default 3).
+    pub min_concurrency: u32,
+    /// The first pause is up to this long, the next up to twice as long, and so on (default 25 ms) ...
+    pub back_off_base: Duration,
+    /// ... but not longer than this (default 250 ms).
+    pub back_off_max: Duration,
 }
 
 /// A condition, in Envoy's words.
@@ -161,6 +376,8 @@ pub enum RetryOn {
     Retriable4xx,
     /// `retriable-status-codes`
     StatusCodes,
+    /// `retriable-headers`
+    Headers,
     /// `cancelled`: gRPC status 1
     GrpcCancelled,
     /// `deadline-exceeded`: gRPC status 4
@@ -173,7 +390,7 @@ pub enum RetryOn {
     GrpcUnavailable,
 }
 
-/// What a request head may measure, and how many requests a client's connection may carry at a time.
+/// What clients may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a head (default 60 KiB; at least 8 KiB).
@@ -182,6 +399,8 @@ pub struct Limits {
     pub headers: usize,
     /// HTTP/2 streams at a time on one client's connection (default 1,024).
     pub streams: u32,
+    /// Clients' connections to this upstream; further ones are closed at once. `None`: no limit.
+    pub connections: Option<u32>,
 }
 
 /// What is added to requests and responses.

@@ -8,11 +8,18 @@ use serde_json::Value;
 
 use crate::error::{Fault, Problems};
 use crate::form::Form as _;
+use crate::health::{resolve_health_check, resolve_outlier_detection, resolve_slow_start};
 use crate::names;
 use crate::raw;
 use crate::resolve::{Layers, unless_zero};
 use crate::settings::Layer;
-use crate::types::{Headers, Host, Limits, Retry, RetryOn, Route, Target, TargetPort, Timeouts, Upstream};
+use crate::types::{
+    CircuitBreakers, ClientCertificate, Headers, Host, Limits, Protocol, Retry, RetryOn, Route, Target,
+    TargetPort, Timeouts, Tls, Upstream,
+};
+
+/// Envoy's default, in percent.
+const PANIC_THRESHOLD: u32 = 50;
 
 /// One upstream and where it was written.
 #[derive(Debug)]
@@ -92,21 +99,58 @@ fn resolve_one(
     let listen = listen_address(&path, &form, problems);
     let retry = resolve_retry(form.retry.unwrap_or_default(), &name, warnings);
     let routes = resolve_routes(&path, form.routes.unwrap_or_default(), problems);
+    let usual = listen.zip(form.target.as_ref()).filter(|_| routes.is_empty());
+    let usual = usual.map(|(listen, target)| usual_protocol(listen, target));
+    let protocol = form.protocol.or(usual).unwrap_or_default();
+    if protocol == Protocol::Tcp && !routes.is_empty() {
+        let remedy = "set protocol: http1, or take the routes out";
+        problems.at(at(&path, "routes"), Fault::new("there are no paths in protocol tcp", remedy));
+    }
+    let tls = form
+        .tls
+        .zip(form.target.as_ref())
+        .and_then(|(tls, target)| resolve_tls(&path, tls, target, protocol, problems));
+    if tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
+        warnings.push(format!(
+            "upstream {name}: TLS WITHOUT VERIFICATION (tls.insecure_skip_verify): whoever answers is trusted, and may read \
+             and change what is sent; set tls.ca_file instead"
+        ));
+    }
+    let balance = form.balance.unwrap_or_default();
+    let slow_start = resolve_slow_start(&at(&path, "slow_start"), form.slow_start, &balance, problems);
+    let health_check = resolve_health_check(&at(&path, "health_check"), form.health_check, problems);
     let upstream = form.target.clone().zip(listen).map(|(target, listen)| Upstream {
         name,
         listen,
         target,
         fallback: form.fallback,
-        protocol: form.protocol.unwrap_or_default(),
-        balance: form.balance.unwrap_or_default(),
+        protocol,
+        balance,
+        slow_start,
+        outlier_detection: resolve_outlier_detection(form.outlier_detection),
+        health_check,
+        healthy_panic_threshold: form.healthy_panic_threshold.unwrap_or(PANIC_THRESHOLD),
+        circuit_breakers: resolve_circuit_breakers(&form.circuit_breakers.unwrap_or_default()),
         routes,
         timeouts: resolve_timeouts(&form.timeouts.unwrap_or_default()),
         retry,
         limits: resolve_limits(&form.limits.unwrap_or_default()),
         headers: resolve_headers(&form.headers.unwrap_or_default()),
+        tls,
+        proxy_protocol: form.proxy_protocol,
         lazy: form.lazy.unwrap_or(false),
     });
     Entry { path, listen, target: form.target, upstream }
+}
+
+/// What is spoken on these ports unless somebody says otherwise.
+fn usual_protocol(listen: SocketAddr, target: &Target) -> Protocol {
+    let is_tcp = |port: u16| names::TCP_PORTS.contains(&port);
+    match target.port {
+        TargetPort::Number(port) if is_tcp(port) => Protocol::Tcp,
+        _ if is_tcp(listen.port()) => Protocol::Tcp,
+        _ => Protocol::Auto,
+    }
 }
 
 /// The listener's address, or `127.0.0.1` and the target's port.
@@ -205,13 +249,42 @@ fn resolve_timeouts(form: &raw::Timeouts) -> Timeouts {
     }
 }
 
+fn resolve_circuit_breakers(form: &raw::CircuitBreakers) -> CircuitBreakers {
+    let raw::CircuitBreakers { max_connections, max_pending_requests, max_requests, max_retries } = *form;
+    CircuitBreakers { max_connections, max_pending_requests, max_requests, max_retries }
+}
+
 fn resolve_retry(form: raw::Retry, name: &str, warnings: &mut Vec<String>) -> Retry {
     let default = Retry::default();
+    let (budget, back_off) = (form.budget.unwrap_or_default(), form.back_off.unwrap_or_default());
     let retry = Retry {
         on: form.on.unwrap_or(default.on),
         status_codes: form.status_codes.unwrap_or(default.status_codes),
+        headers: form.headers.unwrap_or(default.headers),
         attempts: form.attempts.unwrap_or(default.attempts),
+        per_try_timeout: form.per_try_timeout.map_or(default.per_try_timeout, unless_zero),
+        non_idempotent: form.non_idempotent.unwrap_or(default.non_idempotent),
+        buffer_bytes: form.buffer_bytes.unwrap_or(default.buffer_bytes),
+        budget_percent: budget.percent.unwrap_or(default.budget_percent),
+        min_concurrency: budget.min_concurrency.unwrap_or(default.min_concurrency),
+        back_off_base: back_off.base.unwrap_or(default.back_off_base),
+        back_off_max: back_off.max.unwrap_or(default.back_off_max),
     };
+    let retries_late_tries =
+        |on: &RetryOn| matches!(on, RetryOn::ServerError | RetryOn::GatewayError | RetryOn::Reset);
+    if retry.per_try_timeout.is_some() && !retry.on.iter().any(retries_late_tries) {
+        warnings.push(format!(
+            "upstream {name}: retry.per_try_timeout ends attempts that nothing tries again; add 5xx, gateway-error or reset to retry.on"
+        ));
+    }
+    match (retry.on.contains(&RetryOn::Headers), retry.headers.is_empty()) {
+        (true, true) => warnings.push(format!(
+            "upstream {name}: retriable-headers does nothing without names; set retry.headers"
+        )),
+        (false, false) => warnings
+            .push(format!("upstream {name}: retry.headers does nothing; add retriable-headers to retry.on")),
+        _ => {}
+    }
     match (retry.on.contains(&RetryOn::StatusCodes), retry.status_codes.is_empty()) {
         (true, true) => warnings.push(format!(
             "upstream {name}: retriable-status-codes does nothing without codes; set retry.status_codes"
@@ -230,6 +303,7 @@ fn resolve_limits(form: &raw::Limits) -> Limits {
         head_bytes: form.head_bytes.unwrap_or(default.head_bytes),
         headers: form.headers.unwrap_or(default.headers),
         streams: form.streams.unwrap_or(default.streams),
+        connections: form.connections,
     }
 }
 
@@ -238,6 +312,51 @@ fn resolve_headers(form: &raw::Headers) -> Headers {
         append_x_forwarded_for: form.append_x_forwarded_for.unwrap_or(false),
         expose_upstream: form.expose_upstream.unwrap_or(false),
     }
+}
+
+fn resolve_tls(
+    path: &str,
+    form: raw::Tls,
+    target: &Target,
+    protocol: Protocol,
+    problems: &mut Problems,
+) -> Option<Tls> {
+    let at = |field: &str| format!("{}.{field}", at(path, "tls"));
+    let client_certificate = match (form.cert_file, form.key_file) {
+        (Some(cert_file), Some(key_file)) => Some(ClientCertificate { cert_file, key_file }),
+        (None, None) => None,
+        (cert_file, _) => {
+            let (given, missing) =
+                if cert_file.is_some() { ("cert_file", "key_file") } else { ("key_file", "cert_file") };
+            if !problems.under(&at(missing)) {
+                let fault =
+                    Fault::new(format!("missing, and {given} is of no use alone"), "give both or none");
+                problems.at(at(missing), fault);
+            }
+            return None;
+        }
+    };
+    let insecure_skip_verify = form.insecure_skip_verify.unwrap_or(false);
+    if insecure_skip_verify && form.ca_file.is_some() {
+        let fault = Fault::new("set together with ca_file, which it makes useless", "take one of them out");
+        problems.at(at("insecure_skip_verify"), fault);
+        return None;
+    }
+    let usual = match protocol {
+        Protocol::Http1 => vec!["http/1.1".to_owned()],
+        Protocol::H2c | Protocol::Grpc => vec!["h2".to_owned()],
+        Protocol::Auto | Protocol::Tcp => Vec::new(),
+    };
+    Some(Tls {
+        server_name: form.server_name.unwrap_or_else(|| match &target.host {
+            Host::Name(name) => name.trim_end_matches('.').to_owned(),
+            Host::Ip(ip) => ip.to_string(),
+        }),
+        ca_file: form.ca_file,
+        client_certificate,
+        alpn: form.alpn.unwrap_or(usual),
+        insecure_skip_verify,
+    })
 }
 
 /// No two listeners on one address, and none that is its own target.

@@ -82,10 +82,10 @@ impl AppPorts {
 fn handler_ports(container: &Value) -> impl Iterator<Item = u16> {
     const HANDLERS: [&str; 5] =
         ["/livenessProbe", "/readinessProbe", "/startupProbe", "/lifecycle/postStart", "/lifecycle/preStop"];
-    let handlers = HANDLERS.into_iter().filter_map(|pointer| container.pointer(pointer));
+    let handlers = HANDLERS.into_iter().filter_map(|path| json::at(container, path));
     handlers.flat_map(|handler| {
         ["/httpGet", "/tcpSocket", "/grpc"].into_iter().filter_map(|action| {
-            let action = handler.pointer(action)?;
+            let action = json::at(handler, action)?;
             // A probe of another host says nothing about this pod.
             let elsewhere = text(action, "/host").is_some_and(|host| !host.is_empty() && !is_loopback(host));
             action.get("port").filter(|_| !elsewhere).and_then(json::port)

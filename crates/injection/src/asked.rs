@@ -187,8 +187,12 @@ impl<'a> Asker<'a> {
 
     fn warn_of_misspelt(self, warnings: &mut Vec<Warning>) {
         let known = || annotation::SETTINGS.into_iter().chain([annotation::INJECT]);
-        let ours = self.own().flat_map(Map::keys).filter_map(|key| key.strip_prefix(names::PREFIX));
-        for name in ours.filter(|name| *name != "status" && !known().any(|known| known == *name)) {
+        let keys = self
+            .own()
+            .flat_map(Map::keys)
+            .filter(|key| ![names::STATUS, names::BY_HAND].contains(&key.as_str()));
+        let ours = keys.filter_map(|key| key.strip_prefix(names::PREFIX));
+        for name in ours.filter(|name| !known().any(|known| known == *name)) {
             let nearest = nearest::of(name, known()).map(str::to_owned);
             warnings.push(Warning::Misspelt { name: name.to_owned(), nearest });
         }

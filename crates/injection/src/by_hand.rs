@@ -1,15 +1,16 @@
 //! Injection without a webhook: whole documents in, changed documents out, with a report for each workload in them.
-//! The annotations are written, too, so that an installed webhook agrees.
+//! The annotations are written, too, so that an installed webhook agrees, and which these are, so that they can be taken
+//! out again.
 
 use serde_json::{Map, Value, json};
 
 use crate::Outcome;
 use crate::asked::Asker;
-use crate::changes::{Change, Record, Take};
+use crate::changes::{Change, Record, Take, WrongShape};
 use crate::decision::{self, Operation, Request};
 use crate::facts::Facts;
 use crate::json;
-use crate::names::annotation;
+use crate::names::{self, annotation};
 use crate::options::Options;
 use crate::patch;
 use crate::reason::Reason;
@@ -61,15 +62,10 @@ fn inject_one(
     facts: &Facts,
     options: &Options,
 ) -> (Value, Outcome) {
-    let mut annotated = object.clone();
-    let mut by_hand = Record::default();
-    for (name, value) in annotations(object, namespace, ask, facts) {
-        let change = Change::set(&annotated, ANNOTATIONS, &annotation::key(&name), Value::from(value));
-        if change.is_some_and(|change| by_hand.apply(&mut annotated, &change).is_err()) {
-            let warning = Warning::MalformedObject { path: ANNOTATIONS.to_owned() };
-            return (object.clone(), Outcome::left_alone(Reason::MalformedObject, &[warning]));
-        }
-    }
+    let Ok(annotated) = annotated(object, annotations(object, namespace, ask, facts)) else {
+        let warning = Warning::MalformedObject { path: ANNOTATIONS.to_owned() };
+        return (object.clone(), Outcome::left_alone(Reason::MalformedObject, &[warning]));
+    };
     let request = Request {
         operation: Operation::Create,
         namespace,
@@ -78,7 +74,7 @@ fn inject_one(
         subresource: None,
         recompute: ask.recompute,
     };
-    let decision = decision::decide(&request, &by_hand, facts, options);
+    let decision = decision::decide(&request, facts, options);
     // Annotations without what they ask for would only make the webhook try in vain.
     let mut result = if decision.reason == Reason::Injected { annotated } else { object.clone() };
     put_template(&mut result, decision.template.as_ref());
@@ -100,6 +96,45 @@ fn annotations(object: &Value, namespace: &str, ask: &Ask, facts: &Facts) -> Vec
     annotations
 }
 
+/// The object with these annotations, and with a record of those that it did not have.
+fn annotated(object: &Value, annotations: Vec<(String, String)>) -> Result<Value, WrongShape> {
+    let mut annotated = object.clone();
+    let mut record = Record::default();
+    for (name, value) in annotations {
+        let change = Change::set(&annotated, ANNOTATIONS, &annotation::key(&name), Value::from(value));
+        change.map_or(Ok(()), |change| record.apply(&mut annotated, &change))?;
+    }
+    if !record.is_empty() {
+        let mut all = written_by_hand(object);
+        all.merge(&record);
+        let text = serde_json::to_string(&all).unwrap_or_default();
+        record.apply(
+            &mut annotated,
+            &Change::Set {
+                path: format!("{ANNOTATIONS}/{}", json::escape(names::BY_HAND)),
+                from: None,
+                to: Value::from(text),
+            },
+        )?;
+    }
+    Ok(annotated)
+}
+
+/// Which annotations of a workload were written by hand.
+fn written_by_hand(object: &Value) -> Record {
+    let text = json::member(object, ANNOTATIONS, names::BY_HAND).and_then(Value::as_str);
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// Takes them out again; returns what somebody changed since and which therefore stays.
+fn take_out_annotations(object: &mut Value) -> Vec<String> {
+    let record = written_by_hand(object);
+    if let Some(annotations) = object.pointer_mut(ANNOTATIONS).and_then(Value::as_object_mut) {
+        annotations.shift_remove(names::BY_HAND);
+    }
+    record.undo(object, Take::Unchanged)
+}
+
 fn uninject_one(object: &Value, keep_out: bool) -> (Value, Outcome) {
     let mut freed = object.clone();
     let mut warnings = Vec::new();
@@ -109,7 +144,7 @@ fn uninject_one(object: &Value, keep_out: bool) -> (Value, Outcome) {
         Some(Ok(Some(status))) => {
             let (template, mut kept) = status.take_out(template.unwrap_or(&Value::Null), Take::Unchanged);
             put_template(&mut freed, Some(&template));
-            kept.extend(status.by_hand.undo(&mut freed, Take::Unchanged));
+            kept.extend(take_out_annotations(&mut freed));
             warnings.extend(kept.into_iter().map(|what| Warning::Kept { what }));
             reason = Reason::Removed;
         }

@@ -57,8 +57,8 @@ pub(crate) struct Decision {
     pub(crate) twins: Vec<ServiceName>,
 }
 
-/// Decides about one object. `by_hand` is what somebody wrote into its metadata on the way.
-pub(crate) fn decide(request: &Request<'_>, by_hand: &Record, facts: &Facts, options: &Options) -> Decision {
+/// Decides about one object.
+pub(crate) fn decide(request: &Request<'_>, facts: &Facts, options: &Options) -> Decision {
     let mut decision = Decision {
         reason: Reason::UnsupportedKind,
         template: None,
@@ -66,7 +66,7 @@ pub(crate) fn decide(request: &Request<'_>, by_hand: &Record, facts: &Facts, opt
         warnings: Vec::new(),
         twins: Vec::new(),
     };
-    decision.reason = match Case::new(request, by_hand, facts, options, &mut decision.warnings) {
+    decision.reason = match Case::new(request, facts, options, &mut decision.warnings) {
         Ok(case) => case.decide(&mut decision),
         Err(reason) => reason,
     };
@@ -76,7 +76,6 @@ pub(crate) fn decide(request: &Request<'_>, by_hand: &Record, facts: &Facts, opt
 /// An object that may be changed, with what an earlier injection left in it.
 struct Case<'a> {
     request: &'a Request<'a>,
-    by_hand: &'a Record,
     facts: &'a Facts,
     options: &'a Options,
     kind: Kind,
@@ -100,7 +99,6 @@ struct Old<'a> {
 impl<'a> Case<'a> {
     fn new(
         request: &'a Request<'a>,
-        by_hand: &'a Record,
         facts: &'a Facts,
         options: &'a Options,
         warnings: &mut Vec<Warning>,
@@ -148,7 +146,7 @@ impl<'a> Case<'a> {
             }
             None => (Cow::Borrowed(template), Vec::new()),
         };
-        Ok(Case { request, by_hand, facts, options, kind, template, own, old, user, kept })
+        Ok(Case { request, facts, options, kind, template, own, old, user, kept })
     }
 
     fn decide(&self, decision: &mut Decision) -> Reason {
@@ -183,7 +181,6 @@ impl<'a> Case<'a> {
     fn inject(&self, settings: &Settings, decision: &mut Decision) -> Reason {
         let inputs = self.inputs(self.request.object, &self.user);
         if !self.request.recompute
-            && self.by_hand.is_empty()
             && let Some(reason) = self.keep_or_restore(&inputs, decision)
         {
             return reason;
@@ -236,16 +233,12 @@ impl<'a> Case<'a> {
     }
 
     fn write(&self, plan: Plan, inputs: Inputs, decision: &mut Decision) -> Reason {
-        let status = self.status();
-        let mut by_hand = status.map(|status| status.by_hand.clone()).unwrap_or_default();
-        by_hand.merge(self.by_hand);
         let twins: Vec<ServiceName> = plan.twins.into_iter().collect();
         let new = Status {
             version: self.options.version.clone(),
             inputs: Some(inputs),
             twins: twins.clone(),
             added: Record::default(),
-            by_hand,
         };
         match new.write(&self.user, &plan.changes) {
             Ok(template) => {
@@ -282,7 +275,6 @@ impl<'a> Case<'a> {
                 inputs: None,
                 twins: Vec::new(),
                 added: Record::default(),
-                by_hand: Record::default(),
             };
             let written = change.map(|change| status.write(&template, &[change]));
             match written {

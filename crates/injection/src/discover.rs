@@ -110,7 +110,7 @@ impl<'a> Discovery<'a> {
             warnings.push(Warning::TwinNameTaken { service: self.title(named), twin: twin.name });
             return Some(Discovered::of(own));
         }
-        let port_name = twin_port_name(port.name.as_deref(), port.port);
+        let port_name = twin_port_name(port.port);
         let found = self.pods(&twin, Some(&port_name), &port.target, self.many(named, service, warnings));
         Some(match found {
             Some(target) => Discovered {
@@ -161,7 +161,7 @@ impl<'a> Discovery<'a> {
             return Some(Discovered::of(own));
         }
         let twin = Named { name: twin_name(&named.name), namespace: named.namespace.clone(), known: None };
-        let target = self.target(&twin, &Port::Name(twin_port_name(None, port)))?;
+        let target = self.target(&twin, &Port::Name(twin_port_name(port)))?;
         Some(Discovered { fallback: Some(own), twin: Some(wanted(named)), ..Discovered::of(target) })
     }
 
@@ -179,8 +179,8 @@ impl<'a> Discovery<'a> {
         named.title(self.viewpoint.namespace)
     }
 
-    /// A headless Service with the same pods behind the port: one of the user's, or one of ours that is left over where
-    /// none are made any more.
+    /// A headless Service of the user's with the same pods behind the port. One of ours is no reason to do without the
+    /// controller that keeps it in step.
     fn existing_twin(
         self,
         named: &Named<'_>,
@@ -188,14 +188,8 @@ impl<'a> Discovery<'a> {
         port: &ServicePort,
         warnings: &mut Vec<Warning>,
     ) -> Option<Target> {
-        let made_here = self.options.headless_services == HeadlessServices::Create;
-        let usable = |twin: &&Service| match &twin.twin_of {
-            None => !twin.publishes_not_ready,
-            Some(of) => !made_here && *of == service.name,
-        };
-        let mut twins: Vec<&Service> = self.facts().headless_twins(service).filter(usable).collect();
-        twins.sort_by_key(|twin| twin.twin_of.is_some());
-        let (twin, port) = twins.into_iter().find_map(|twin| {
+        let usable = |twin: &&Service| twin.twin_of.is_none() && !twin.publishes_not_ready;
+        let (twin, port) = self.facts().headless_twins(service).filter(usable).find_map(|twin| {
             let same = twin.tcp_ports().filter(|candidate| candidate.target == port.target);
             let best = same.max_by_key(|candidate| candidate.name.is_some())?;
             let answers = best.name.is_some() || matches!(best.target, TargetPort::Number(_));

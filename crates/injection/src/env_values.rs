@@ -33,6 +33,9 @@ pub(crate) type Sites = HashMap<String, Site>;
 pub(crate) fn changes(pod: Pod<'_>, sites: &Sites) -> (Vec<Change>, BTreeSet<Use>) {
     let mut changes = Vec::new();
     let mut uses = BTreeSet::new();
+    if sites.is_empty() {
+        return (changes, uses);
+    }
     for (list, container, variable, value) in literals(pod) {
         if let Some(rewritten) = rewrite(variable, value, sites, &mut uses) {
             changes.push(Change::Set {

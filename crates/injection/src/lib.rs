@@ -55,7 +55,6 @@ pub use service::{Service, ServiceKind, ServiceName, ServicePort, TargetPort};
 pub use warning::LONGEST as LONGEST_WARNING;
 pub use workload::Kind;
 
-use changes::Record;
 use decision::Decision;
 use warning::Warning;
 
@@ -93,7 +92,7 @@ impl Outcome {
 
 /// Decides about one object of an admission request. Never fails and never panics: what cannot be done is a warning.
 pub fn admit(request: &Request<'_>, facts: &Facts, options: &Options) -> Outcome {
-    let mut decision = decision::decide(request, &Record::default(), facts, options);
+    let mut decision = decision::decide(request, facts, options);
     let path = Kind::of(request.object).map_or("", Kind::template);
     let patch = match (decision.template.take(), request.object.pointer(path)) {
         (Some(after), Some(before)) => patch::between(path, before, &after),

@@ -9,6 +9,10 @@ pub const NAMESPACE_LABEL: &str = "whichpod.io/injection";
 /// Annotation written by whichpod: everything that was added, as JSON, so that it can be taken out again.
 pub const STATUS: &str = "whichpod.io/status";
 
+/// Annotation that `whichpod` writes into a workload's own metadata: which annotations it wrote there, as JSON. It is not
+/// in the pod template, which so is what the webhook would make of it, byte for byte.
+pub const BY_HAND: &str = "whichpod.io/by-hand";
+
 /// Label written by whichpod: marks pods that carry the sidecar.
 pub const INJECTED_LABEL: &str = "whichpod.io/injected";
 

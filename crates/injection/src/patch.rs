@@ -18,9 +18,10 @@ pub(crate) fn between(at: &str, before: &Value, after: &Value) -> Patch {
 
 fn values(path: &mut PointerBuf, before: &Value, after: &Value, operations: &mut Vec<PatchOperation>) {
     match (before, after) {
+        // Most of an object: not worth a walk that spells out every path.
+        _ if before == after => {}
         (Value::Object(before), Value::Object(after)) => objects(path, before, after, operations),
         (Value::Array(before), Value::Array(after)) => lists(path, before, after, operations),
-        _ if before == after => {}
         _ => operations
             .push(PatchOperation::Replace(ReplaceOperation { path: path.clone(), value: after.clone() })),
     }

@@ -62,7 +62,13 @@ pub(crate) fn redirect(
         destinations.iter().filter_map(|destination| destination.listen_on).collect();
     let assigned = destinations.iter().filter(|destination| destination.listen_on.is_none());
     let addresses = loopback::assign(assigned.map(|destination| destination.key.as_str()), &own_addresses);
-    let mut redirection = Redirection { pod, app_ports, result: Redirected::default(), sites: Sites::new() };
+    let mut redirection = Redirection {
+        pod,
+        app_ports,
+        result: Redirected::default(),
+        names: BTreeSet::new(),
+        sites: Sites::new(),
+    };
     for (index, destination) in destinations.iter().enumerate() {
         let address = addresses.get(destination.key.as_str()).copied();
         let done = match (destination.listen_on, mode, address) {
@@ -112,6 +118,8 @@ struct Redirection<'a> {
     pod: Pod<'a>,
     app_ports: &'a AppPorts,
     result: Redirected,
+    /// Of all listeners.
+    names: BTreeSet<String>,
     sites: Sites,
 }
 
@@ -238,9 +246,14 @@ impl Redirection<'_> {
             } else {
                 format!("{}:{}", destination.title, listener.port)
             };
-            let taken = |name: &String| self.result.upstreams.iter().any(|bound| bound.name == *name);
+            let names = &self.names;
             let numbered = (2_u32..).map(|number| format!("{plain}-{number}"));
-            let name = [plain.clone()].into_iter().chain(numbered).find(|name| !taken(name)).unwrap_or(plain);
+            let name = [plain.clone()]
+                .into_iter()
+                .chain(numbered)
+                .find(|name| !names.contains(name))
+                .unwrap_or(plain);
+            self.names.insert(name.clone());
             self.result.upstreams.push(Bound {
                 name,
                 title: destination.title.clone(),

@@ -41,7 +41,7 @@ pub(crate) fn inline(
 ) -> String {
     let document = Document {
         upstreams: Some(upstreams.iter().map(upstream).collect()),
-        balance: settings.balance,
+        balance: settings.balance.clone(),
         dns: Some(dns(pod, namespace, options)),
         access_log: settings
             .log_format

@@ -25,9 +25,6 @@ pub(crate) struct Status {
     /// The changes of the pod template.
     #[serde(default)]
     pub(crate) added: Record,
-    /// The changes of the workload's own metadata that somebody made by hand with `whichpod`.
-    #[serde(default, skip_serializing_if = "Record::is_empty")]
-    pub(crate) by_hand: Record,
 }
 
 /// Hashes of what the additions were made from.
@@ -110,7 +107,6 @@ mod tests {
             inputs: Some(Inputs { settings: "a".to_owned(), template: "b".to_owned() }),
             twins: vec![ServiceName { namespace: "shop".to_owned(), name: "backend".to_owned() }],
             added: Record::default(),
-            by_hand: Record::default(),
         }
     }
 

@@ -126,10 +126,9 @@ fn port(port: &Value) -> Option<Value> {
         return None;
     }
     let number = port.get("port").and_then(json::port)?;
-    let name = text(port, "/name").filter(|name| !name.is_empty());
     let target = port.get("targetPort").filter(|target| !target.is_null()).cloned();
     Some(json!({
-        "name": twin_port_name(name, number),
+        "name": twin_port_name(number),
         "port": number,
         "targetPort": target.unwrap_or_else(|| json!(number)),
         "protocol": "TCP",
@@ -194,7 +193,7 @@ mod tests {
                     "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "backend", "uid": "u-1"}]},
                 "spec": {"type": "ClusterIP", "clusterIP": "None", "selector": {"app": "backend"},
                     "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "PreferDualStack",
-                    "ports": [{"name": "http", "port": 10000, "targetPort": "web", "protocol": "TCP"}]}})
+                    "ports": [{"name": "p10000", "port": 10000, "targetPort": "web", "protocol": "TCP"}]}})
         );
         let mut unnamed = service();
         unnamed["spec"]["ports"] = json!([{"port": 80}]);

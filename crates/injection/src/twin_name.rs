@@ -21,16 +21,10 @@ pub fn twin_name(service: &str) -> String {
     format!("{}-{hash}{TWIN_SUFFIX}", service[..end].trim_end_matches('-'))
 }
 
-/// The name of the port of a twin, since only named ports are asked for by SRV: the Service's, else `p<port>` (also where
-/// the Service's could be taken for a number).
-pub(crate) fn twin_port_name(name: Option<&str>, port: u16) -> String {
-    name.filter(|name| is_srv_name(name)).map_or_else(|| format!("p{port}"), str::to_owned)
-}
-
-/// Whether the sidecar can ask for a port of this name.
-pub(crate) fn is_srv_name(name: &str) -> bool {
-    let target: Result<whichpod_config::Target, _> = format!("host:{name}").parse();
-    target.is_ok_and(|target| matches!(target.port, whichpod_config::TargetPort::Name(_)))
+/// The name of the port of a twin, since only named ports are asked for by SRV. It is not the Service's own name for the
+/// port: what is injected before its Service exists must ask for the same, and a port may be renamed later.
+pub(crate) fn twin_port_name(port: u16) -> String {
+    format!("p{port}")
 }
 
 #[cfg(test)]
@@ -39,11 +33,10 @@ mod tests {
 
     #[test]
     fn every_port_of_a_twin_can_be_asked_for() {
-        assert_eq!(twin_port_name(Some("http"), 80), "http");
-        assert_eq!(twin_port_name(None, 80), "p80");
-        assert_eq!(twin_port_name(Some("a-name-of-more-than-fifteen"), 80), "a-name-of-more-than-fifteen");
-        assert_eq!(twin_port_name(Some("8080"), 65535), "p65535", "a number would be asked as one");
-        assert!(is_srv_name("p65535"));
+        for port in [1, 80, u16::MAX] {
+            let target: whichpod_config::Target = format!("host:{}", twin_port_name(port)).parse().unwrap();
+            assert!(matches!(target.port, whichpod_config::TargetPort::Name(_)), "{target}");
+        }
     }
 
     #[test]

@@ -455,6 +455,11 @@ fn by_hand_writes_annotations_that_uninject_takes_out() {
     assert_eq!(patched(&bare, &items[0].outcome), injected, "the patch fits the live object");
     assert_eq!(inject(&injected, &ask, &cluster(), &options()).0.to_string(), injected.to_string());
     assert_eq!(create(&injected).1.reason, Reason::Unchanged, "an installed webhook agrees");
+    // The same bytes as the webhook's, whoever wrote the annotations.
+    let mut annotated = bare.clone();
+    annotated["metadata"]["annotations"] =
+        json!({"whichpod.io/upstreams": "backend-service:10000", "whichpod.io/balance": "least_request"});
+    assert_eq!(template(&create(&annotated).0).to_string(), template(&injected).to_string());
     assert_eq!(uninject(&injected, "default", false).0, bare);
 
     // Asked twice for different things, the first state comes back.
@@ -463,7 +468,7 @@ fn by_hand_writes_annotations_that_uninject_takes_out() {
     assert_eq!(items[0].outcome.reason, Reason::Injected);
     assert_eq!(uninject(&again, "default", false).0, bare);
 
-    // A webhook that computes anew keeps the memory of what was written by hand.
+    // After a webhook has computed it anew, too.
     let mut changed = injected.clone();
     template_mut(&mut changed)["spec"]["containers"][0]["image"] = json!("web:2");
     let (anew, _) = update(&changed, &injected);

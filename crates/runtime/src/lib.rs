@@ -6,6 +6,7 @@ pub mod exit;
 
 pub mod diagnostics;
 pub mod limits;
+pub mod memory;
 
 pub mod bind;
 pub mod health_server;
@@ -14,3 +15,4 @@ pub mod metrics;
 pub mod readiness;
 
 pub mod shutdown;
+pub mod tls;

@@ -44,13 +44,13 @@ pub fn memory_limit() -> Option<u64> {
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
-fn read(path: &Path) -> Option<String> {
+pub(crate) fn read(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
 /// Where a controller's limits of this process are.
 #[derive(Debug, PartialEq, Eq)]
-struct Cgroup {
+pub(crate) struct Cgroup {
     version: Version,
     /// The group's folder and those above it, up to the mount: a limit of any of them counts. A container often sees
     /// only the mount, and there its own limits, whatever path it is told.
@@ -64,7 +64,7 @@ enum Version {
 }
 
 impl Cgroup {
-    fn of_process(controller: &str, read: &impl Fn(&Path) -> Option<String>) -> Self {
+    pub(crate) fn of_process(controller: &str, read: &impl Fn(&Path) -> Option<String>) -> Self {
         let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
         let (version, path) = parse_groups(&groups, controller);
         let mount = match version {
@@ -86,11 +86,31 @@ impl Cgroup {
     }
 
     fn memory_limit(&self, read: &impl Fn(&Path) -> Option<String>) -> Option<u64> {
-        let limit = |folder: &PathBuf| match self.version {
-            Version::V1 => parse_memory(&read(&folder.join("memory.limit_in_bytes"))?),
-            Version::V2 => parse_memory(&read(&folder.join("memory.max"))?),
+        self.tightest_memory(read).map(|(limit, _)| limit)
+    }
+
+    /// The smallest limit in bytes, and the folder of the group that has it.
+    pub(crate) fn tightest_memory(&self, read: &impl Fn(&Path) -> Option<String>) -> Option<(u64, PathBuf)> {
+        let limit = |folder: &PathBuf| {
+            let file = match self.version {
+                Version::V1 => "memory.limit_in_bytes",
+                Version::V2 => "memory.max",
+            };
+            Some((parse_memory(&read(&folder.join(file))?)?, folder.clone()))
         };
-        self.folders.iter().filter_map(limit).min()
+        self.folders.iter().filter_map(limit).min_by_key(|(limit, _)| *limit)
+    }
+
+    /// Bytes that a group uses, without file pages that the kernel would drop first: the kubelet's "working set".
+    pub(crate) fn memory_used(&self, folder: &Path, read: &impl Fn(&Path) -> Option<String>) -> Option<u64> {
+        let (usage, droppable) = match self.version {
+            Version::V1 => ("memory.usage_in_bytes", "total_inactive_file "),
+            Version::V2 => ("memory.current", "inactive_file "),
+        };
+        let used = parse_memory(&read(&folder.join(usage))?)?;
+        let stat = read(&folder.join("memory.stat")).unwrap_or_default();
+        let droppable = stat.lines().find_map(|line| line.strip_prefix(droppable)).and_then(parse_memory);
+        Some(used.saturating_sub(droppable.unwrap_or(0)))
     }
 }
 
@@ -177,6 +197,33 @@ mod tests {
             ("/sys/fs/cgroup/kubepods/memory.max", "1000000\n"),
         ];
         assert_eq!(limits(&files), (Some(0.5), Some(1_000_000)));
+    }
+
+    #[test]
+    fn pages_that_the_kernel_would_drop_are_not_in_use() {
+        let used = |files: &[(&str, &str)]| {
+            let files: BTreeMap<&Path, &str> =
+                files.iter().map(|(path, text)| (Path::new(path), *text)).collect();
+            let read = |path: &Path| files.get(path).map(|text| (*text).to_owned());
+            let group = Cgroup::of_process("memory", &read);
+            let (limit, folder) = group.tightest_memory(&read)?;
+            Some((limit, group.memory_used(&folder, &read)?))
+        };
+        let v2 = [
+            ("/proc/self/cgroup", "0::/pod/app\n"),
+            ("/sys/fs/cgroup/pod/app/memory.max", "max\n"),
+            ("/sys/fs/cgroup/pod/memory.max", "1000\n"),
+            ("/sys/fs/cgroup/pod/memory.current", "900\n"),
+            ("/sys/fs/cgroup/pod/memory.stat", "anon 500\ninactive_file 300\nactive_file 100\n"),
+        ];
+        assert_eq!(used(&v2), Some((1000, 600)), "of the group that has the limit");
+        let v1 = [
+            ("/proc/self/cgroup", "9:memory:/pod\n"),
+            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "1000\n"),
+            ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "700\n"),
+        ];
+        assert_eq!(used(&v1), Some((1000, 700)));
+        assert_eq!(used(&v2[..3]), None, "a limit without a usage is no reason to shed");
     }
 
     #[test]

@@ -284,7 +284,7 @@ async fn play(
 fn seen(head: &http::request::Parts) -> Value {
     let mut all = Map::new();
     all.insert(":method".into(), json!([head.method.as_str()]));
-    all.insert(":path".into(), json!([head.uri.path_and_query().map(|path| path.as_str())]));
+    all.insert(":path".into(), json!([head.uri.path_and_query().map(http::uri::PathAndQuery::as_str)]));
     if let Some(authority) = head.uri.authority() {
         all.insert(":authority".into(), json!([authority.as_str()]));
     }

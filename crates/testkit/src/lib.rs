@@ -8,6 +8,7 @@ pub mod dns;
 pub mod backend;
 pub mod http2;
 pub mod scripted;
+pub mod tls;
 
 pub mod virtual_ip;
 

@@ -55,6 +55,10 @@ pub enum Script {
         /// The pause before each byte.
         interval: Duration,
     },
+    /// Sends back what it receives, and ends when the client does.
+    Echo,
+    /// Reads a whole request, sends these bytes, then goes on like [`Echo`](Self::Echo).
+    EchoAfter(Bytes),
     /// Refuses connections: the port is bound, and thus nobody else's, but not listened on. Only as the only script.
     NoListen,
     /// Does not answer connects, as a node that vanished: its queue of connections is full. Only as the only script.
@@ -138,7 +142,7 @@ impl ScriptedBackend {
     }
 
     /// How many whole requests were read (of [`Script::AnswerEarly`]: heads). None are counted where the script does not
-    /// tell requests apart: `AcceptThenReset`, `Greet`, `Hang`, `Deaf`.
+    /// tell requests apart: `AcceptThenReset`, `Greet`, `Hang`, `Deaf`, `Echo`.
     pub fn requests(&self) -> usize {
         self.received.requests.load(Relaxed)
     }
@@ -249,6 +253,12 @@ impl Connection {
                 self.wire.stream.write_all(bytes).await?;
                 Ok(After::Close)
             }
+            Script::Echo => self.echo().await,
+            Script::EchoAfter(bytes) => {
+                self.request().await?;
+                self.wire.stream.write_all(bytes).await?;
+                self.echo().await
+            }
             Script::SlowBody { bytes, interval } => self.answer_slowly(*bytes, *interval).await,
         }
     }
@@ -293,6 +303,17 @@ impl Connection {
             }
         }
         Ok(After::Close)
+    }
+
+    async fn echo(&mut self) -> io::Result<After> {
+        loop {
+            let bytes = self.wire.take_unused();
+            self.wire.stream.write_all(&bytes).await?;
+            self.wire.take_used();
+            if !self.wire.fill().await? {
+                return Ok(After::Close);
+            }
+        }
     }
 
     async fn read_to_end(&mut self) -> io::Result<After> {

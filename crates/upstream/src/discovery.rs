@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::lookup::Asker;
 use crate::name::{Candidate, Overrides, candidates};
+use crate::outlier;
 use crate::refresh::{DORMANT_AFTER, Outcome, Pods, Refresh, Rules, View};
 use crate::report::Report;
 use crate::resolv_conf::{Family, ResolvConf};
@@ -81,7 +82,7 @@ impl Discovery {
     }
 
     /// Starts to discover an upstream, in a task on the current tokio runtime. A literal address is there at once, and
-    /// needs neither task nor runtime.
+    /// needs neither task nor runtime unless its pods can be ejected.
     #[must_use]
     pub fn add(&self, settings: Settings) -> Arc<Upstream> {
         let shared = Arc::new(Shared::new(&settings));
@@ -105,7 +106,9 @@ impl Discovery {
             }
             _ => Some(tokio::spawn(driver.run(settings.lazy)).abort_handle()),
         };
-        Upstream::new(shared, task)
+        let keep_time = settings.health.outlier.map(|rules| outlier::keep_time(Arc::clone(&shared), rules));
+        let keep_time = keep_time.map(|task| tokio::spawn(task).abort_handle());
+        Upstream::new(shared, task.into_iter().chain(keep_time).collect())
     }
 }
 
@@ -332,6 +335,11 @@ impl Driver {
         let merge = self.merge(&before, view);
         let virtual_ip = view.pods.as_ref().is_some_and(|(pods, _)| self.virtual_ip.is(pods));
         let set = EndpointSet {
+            maglev: if merge.changed() {
+                self.shared.maglev(&merge.endpoints, before.maglev.as_deref())
+            } else {
+                before.maglev.clone()
+            },
             endpoints: Arc::clone(&merge.endpoints),
             state: view.state,
             source: view.source,
@@ -345,6 +353,7 @@ impl Driver {
             self.shared.stats.fallbacks.fetch_add(1, Ordering::Relaxed);
         }
         self.report.published(&before, &set, &merge);
+        self.shared.joined(&merge.added);
         self.shared.set.store(Arc::new(set));
         for endpoint in &merge.removed {
             endpoint.leave();
@@ -353,6 +362,7 @@ impl Driver {
             self.shared.had_pods.store(true, Ordering::Release);
         }
         if merge.changed() {
+            self.shared.recount();
             self.shared.stats.sets_published.fetch_add(1, Ordering::Relaxed);
             self.shared.generation.send_modify(|generation| *generation += 1);
         }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::aside::Aside;
+use crate::latency::Latency;
+use crate::outlier::Outlier;
+use crate::slow_start::Youth;
 
 /// Number of an endpoint in this process; a pod whose address gets another identity is another endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,7 +21,14 @@ pub struct Endpoint {
     identity: Option<Arc<str>>,
     gone: AtomicBool,
     counts: Counts,
+    /// Connects fail.
     pub(crate) aside: Aside,
+    /// Requests fail.
+    pub(crate) outlier: Outlier,
+    /// Health checks fail.
+    check_failed: AtomicBool,
+    pub(crate) youth: Youth,
+    pub(crate) latency: Latency,
 }
 
 impl Endpoint {
@@ -31,6 +41,10 @@ impl Endpoint {
             gone: AtomicBool::new(false),
             counts: Counts::default(),
             aside: Aside::default(),
+            outlier: Outlier::default(),
+            check_failed: AtomicBool::new(false),
+            youth: Youth::default(),
+            latency: Latency::default(),
         })
     }
 
@@ -72,6 +86,28 @@ impl Endpoint {
 
     pub(crate) fn leave(&self) {
         self.gone.store(true, Ordering::Release);
+    }
+
+    /// True while the pod's requests fail and it is left alone for that.
+    #[must_use]
+    pub fn is_ejected(&self) -> bool {
+        self.outlier.is_ejected()
+    }
+
+    /// True while the pod fails its health checks.
+    #[must_use]
+    pub fn fails_checks(&self) -> bool {
+        self.check_failed.load(Ordering::Relaxed)
+    }
+
+    /// True if that is news.
+    pub(crate) fn set_fails_checks(&self, fails: bool) -> bool {
+        self.check_failed.swap(fails, Ordering::Relaxed) != fails
+    }
+
+    /// Either: not to be chosen, but in a panic.
+    pub(crate) fn is_unwell(&self) -> bool {
+        self.is_ejected() || self.fails_checks()
     }
 
     /// What happened with this pod so far, over all workers.

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::endpoint::Endpoint;
+use crate::maglev::Maglev;
 use crate::upstream::NoEndpoint;
 
 /// An immutable answer: who the pods are.
 #[derive(Debug, Clone)]
 pub struct EndpointSet {
     pub(crate) endpoints: Arc<[Arc<Endpoint>]>,
+    /// Of these endpoints, where that is how they are chosen.
+    pub(crate) maglev: Option<Arc<Maglev>>,
     pub(crate) state: SetState,
     pub(crate) source: Source,
     pub(crate) virtual_ip: bool,
@@ -27,6 +30,7 @@ impl EndpointSet {
     pub(crate) fn pending() -> Self {
         Self {
             endpoints: Arc::new([]),
+            maglev: None,
             state: SetState::Pending,
             source: Source::Target,
             virtual_ip: false,

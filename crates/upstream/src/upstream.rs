@@ -2,16 +2,19 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::balance::{self, Balance};
+use crate::balance::{Balance, Chooser};
 use crate::endpoint::{Endpoint, EndpointId};
+use crate::maglev::Maglev;
+use crate::outlier::{Outcome, OutlierRules};
 use crate::set::EndpointSet;
+use crate::slow_start::SlowStart;
 
 /// How long a request waits for the first answer with a pod in it, and for how long after the first question.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -29,8 +32,30 @@ pub struct Settings {
     pub fallback: Option<Target>,
     /// How a pod is chosen.
     pub balance: Balance,
+    /// How new pods are warmed up; `None`: they get their whole share at once.
+    pub slow_start: Option<SlowStart>,
+    /// Which pods are left alone, beside those that take no connections.
+    pub health: Health,
     /// Nothing is asked before the first request.
     pub lazy: bool,
+}
+
+/// Which pods are left alone, beside those that take no connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// When a pod's failed requests eject it; `None`: never.
+    pub outlier: Option<OutlierRules>,
+    /// Somebody checks the pods and calls [`Upstream::checked`].
+    pub checked: bool,
+    /// With a smaller part of the set than this (0 to 100) left, all pods are used whatever their health: too few would
+    /// break down under the load (Envoy's panic threshold).
+    pub panic_threshold: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { outlier: None, checked: false, panic_threshold: 50 }
+    }
 }
 
 /// A name (or address) and port to discover.
@@ -119,18 +144,29 @@ pub struct DnsStats {
     pub fallbacks: AtomicU64,
 }
 
+/// What came of the pods' health; relaxed counters.
+#[derive(Debug, Default)]
+pub struct HealthStats {
+    /// Pods that were ejected because their requests fail.
+    pub ejections: AtomicU64,
+    /// Pods that would have been, had enough others been left.
+    pub ejections_denied: AtomicU64,
+    /// How often too few pods were well, so that all are used.
+    pub panics_total: AtomicU64,
+    /// It is so now.
+    pub panics: AtomicBool,
+}
+
 /// The pods behind one name, kept up to date by a task of [`crate::Discovery`] that ends when this is dropped.
 #[derive(Debug)]
 pub struct Upstream {
     shared: Arc<Shared>,
-    task: Option<tokio::task::AbortHandle>,
+    tasks: Vec<tokio::task::AbortHandle>,
 }
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
     }
 }
 
@@ -141,6 +177,15 @@ pub(crate) struct Shared {
     pub stats: DnsStats,
     pub set: ArcSwap<EndpointSet>,
     balance: Balance,
+    slow_start: Option<SlowStart>,
+    health: Health,
+    /// Pods may be unwell, and enough are not: those that are, are avoided.
+    avoids_unwell: AtomicBool,
+    /// Held for the decision to eject, which looks at the whole set; never by a request that went well.
+    ejecting: Mutex<()>,
+    /// Wakes the task that says who was ejected, and lets them back.
+    pub ejected: Notify,
+    pub health_stats: HealthStats,
     cursor: AtomicUsize,
     epoch: Instant,
     /// Milliseconds since the epoch, written once a second at most.
@@ -167,6 +212,12 @@ impl Shared {
             stats: DnsStats::default(),
             set: ArcSwap::from_pointee(EndpointSet::pending()),
             balance: settings.balance,
+            slow_start: settings.slow_start,
+            health: settings.health,
+            avoids_unwell: AtomicBool::new(false),
+            ejecting: Mutex::new(()),
+            ejected: Notify::new(),
+            health_stats: HealthStats::default(),
             // A thousand sidecars that start together do not all begin with the same pod.
             cursor: AtomicUsize::new(usize::from(fastrand::u16(..))),
             epoch: Instant::now(),
@@ -183,9 +234,74 @@ impl Shared {
     }
 
     /// Milliseconds; never zero.
-    fn millis(&self, now: Instant) -> u64 {
+    pub(crate) fn millis(&self, now: Instant) -> u64 {
         let millis = now.saturating_duration_since(self.epoch).as_millis();
         u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    /// The opposite of [`Self::millis`].
+    pub(crate) fn at(&self, millis: u64) -> Instant {
+        self.epoch + Duration::from_millis(millis.saturating_sub(1))
+    }
+
+    /// The Maglev table of these endpoints, where that is how they are chosen.
+    pub(crate) fn maglev(&self, endpoints: &[Arc<Endpoint>], before: Option<&Maglev>) -> Option<Arc<Maglev>> {
+        (self.balance == Balance::Maglev).then(|| Arc::new(Maglev::new(endpoints, before)))
+    }
+
+    /// Pods that join warm up; those that are there from the start do not, since nobody else could take their share.
+    pub(crate) fn joined(&self, added: &[Arc<Endpoint>]) {
+        if self.slow_start.is_some() && self.had_pods.load(Ordering::Acquire) {
+            let now = self.millis(Instant::now());
+            added.iter().for_each(|endpoint| endpoint.youth.begin(now));
+        }
+    }
+
+    /// True if a pod's requests or health checks can speak against it.
+    fn is_watched(&self) -> bool {
+        self.health.outlier.is_some() || self.health.checked
+    }
+
+    /// Decides anew whether enough pods are well; after every change of the set or of a pod's health.
+    pub(crate) fn recount(&self) {
+        if !self.is_watched() {
+            return;
+        }
+        let set = self.set.load();
+        let all = set.endpoints.len();
+        let unwell = set.endpoints.iter().filter(|endpoint| endpoint.is_unwell()).count();
+        let threshold = usize::try_from(self.health.panic_threshold).unwrap_or(100);
+        let panics = (all - unwell) * 100 < threshold * all;
+        let avoided = self.avoids_unwell.swap(unwell > 0 && !panics, Ordering::Relaxed);
+        let before = self.health_stats.panics.swap(panics, Ordering::Relaxed);
+        if panics && !before {
+            self.health_stats.panics_total.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(target: "whichpod::health", upstream = &*self.name, unwell, pods = all, avoided, "too few pods are well: all are used whatever their health");
+        } else if before && !panics {
+            tracing::info!(target: "whichpod::health", upstream = &*self.name, unwell, pods = all, "enough pods are well again");
+        }
+    }
+
+    /// Ejects the pod, if that leaves enough of the set.
+    fn eject(&self, rules: &OutlierRules, endpoint: &Endpoint, took: Duration, outcome: Outcome) {
+        let Some(cause) = endpoint.outlier.count(rules, outcome, took) else { return };
+        let _alone = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        if endpoint.is_ejected() {
+            return;
+        }
+        let set = self.set.load();
+        let ejected = set.endpoints.iter().filter(|endpoint| endpoint.is_ejected()).count();
+        let most = usize::try_from(rules.max_ejection_percent).unwrap_or(100).min(100) * set.endpoints.len();
+        if (ejected + 1) * 100 > most {
+            // Asked again after as many failures.
+            endpoint.outlier.forget_failures();
+            self.health_stats.ejections_denied.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        endpoint.outlier.eject(rules, cause, self.millis(Instant::now()));
+        self.health_stats.ejections.fetch_add(1, Ordering::Relaxed);
+        self.avoids_unwell.store(true, Ordering::Relaxed);
+        self.ejected.notify_one();
     }
 
     /// A request is using the upstream. Writes once a second at most, so that the cache line stays shared.
@@ -202,8 +318,8 @@ impl Shared {
 }
 
 impl Upstream {
-    pub(crate) fn new(shared: Arc<Shared>, task: Option<tokio::task::AbortHandle>) -> Arc<Self> {
-        Arc::new(Self { shared, task })
+    pub(crate) fn new(shared: Arc<Shared>, tasks: Vec<tokio::task::AbortHandle>) -> Arc<Self> {
+        Arc::new(Self { shared, tasks })
     }
 
     /// The name in the log and the metrics.
@@ -225,29 +341,46 @@ impl Upstream {
     /// # Errors
     /// When there is no pod to choose.
     pub async fn choose(&self, tried: &[EndpointId]) -> Result<Choice, NoEndpoint> {
+        self.choose_for(tried, None).await
+    }
+
+    /// Like [`Self::choose`], for a request with this hash, which [`Balance::Maglev`] goes by.
+    ///
+    /// # Errors
+    /// When there is no pod to choose.
+    pub async fn choose_for(&self, tried: &[EndpointId], hash: Option<u64>) -> Result<Choice, NoEndpoint> {
         let now = Instant::now();
         self.shared.touch(self.shared.millis(now));
         if !self.shared.dormant.load(Ordering::Relaxed) {
-            let choice = self.pick(tried, now);
+            let choice = self.pick(tried, hash, now);
             if !matches!(choice, Err(NoEndpoint::Empty | NoEndpoint::DnsFailed)) || !self.waits_for_first(now)
             {
                 return choice;
             }
         }
         self.wait(now).await;
-        self.pick(tried, Instant::now())
+        self.pick(tried, hash, Instant::now())
     }
 
     /// Chooses from the set as it is. Allocates nothing and takes no lock.
-    fn pick(&self, tried: &[EndpointId], now: Instant) -> Result<Choice, NoEndpoint> {
+    fn pick(&self, tried: &[EndpointId], hash: Option<u64>, now: Instant) -> Result<Choice, NoEndpoint> {
         let shared = &*self.shared;
         let set = shared.set.load();
         if set.endpoints.is_empty() {
             return Err(set.without_pods());
         }
-        let millis = shared.millis(now);
-        let endpoint = balance::choose(shared.balance, &set.endpoints, tried, &shared.cursor, millis)
-            .ok_or(NoEndpoint::AllTried)?;
+        let chooser = Chooser {
+            balance: shared.balance,
+            endpoints: &set.endpoints,
+            maglev: set.maglev.as_deref(),
+            tried,
+            cursor: &shared.cursor,
+            now: shared.millis(now),
+            hash,
+            avoids_unwell: shared.is_watched() && shared.avoids_unwell.load(Ordering::Relaxed),
+            slow_start: shared.slow_start.as_ref(),
+        };
+        let endpoint = chooser.choose().ok_or(NoEndpoint::AllTried)?;
         Ok(Choice {
             endpoint: Arc::clone(endpoint),
             pod: endpoint.identity().filter(|_| set.names_hold(now)).cloned(),
@@ -304,6 +437,37 @@ impl Upstream {
     /// The pod took a connection: it is no longer aside.
     pub fn connected(&self, endpoint: &Endpoint) {
         endpoint.aside.clear();
+    }
+
+    /// A request to the pod ended so, this long after it was begun (to the response's head, if there was one).
+    pub fn observe(&self, endpoint: &Endpoint, outcome: Outcome, took: Duration) {
+        let shared = &*self.shared;
+        if shared.balance == Balance::Ewma && matches!(outcome, Outcome::Status(..500)) {
+            // A pod that fails quickly is not a quick one.
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            endpoint.latency.observe(shared.millis(Instant::now()), micros);
+        }
+        if let Some(rules) = &shared.health.outlier {
+            shared.eject(rules, endpoint, took, outcome);
+        }
+    }
+
+    /// The pod passes its health checks from now on, or fails them; true if that is news.
+    pub fn checked(&self, endpoint: &Endpoint, passes: bool) -> bool {
+        let is_news = endpoint.set_fails_checks(!passes);
+        if is_news {
+            if passes && self.shared.slow_start.is_some() {
+                endpoint.youth.begin(self.shared.millis(Instant::now()));
+            }
+            self.shared.recount();
+        }
+        is_news
+    }
+
+    /// What came of the pods' health so far.
+    #[must_use]
+    pub fn health_stats(&self) -> &HealthStats {
+        &self.shared.health_stats
     }
 
     /// True from a failed connect until the next one that works.

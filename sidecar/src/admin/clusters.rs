@@ -41,6 +41,8 @@ struct Cluster {
     /// Since the last good answer.
     dns_age_ms: Option<u64>,
     last_error: Option<String>,
+    /// Too few pods are well: all are used.
+    panic: bool,
     pods: Vec<Pod>,
 }
 
@@ -53,6 +55,8 @@ struct Pod {
     node: Option<Arc<str>>,
     zone: Option<Arc<str>>,
     aside: bool,
+    ejected: bool,
+    fails_checks: bool,
     counts: [(&'static str, Kind, u64); 7],
 }
 
@@ -82,6 +86,7 @@ impl Cluster {
             virtual_ip: set.virtual_ip(),
             dns_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             last_error: set.last_error().map(one_line),
+            panic: site.upstream.health_stats().panics.load(Relaxed),
             pods: set
                 .endpoints()
                 .iter()
@@ -90,8 +95,8 @@ impl Cluster {
         }
     }
 
-    fn aside(&self) -> usize {
-        self.pods.iter().filter(|pod| pod.aside).count()
+    fn count(&self, which: impl Fn(&Pod) -> bool) -> usize {
+        self.pods.iter().filter(|pod| which(pod)).count()
     }
 
     /// In the form of Envoy's `ClusterStatus` message; what Envoy has no field for is under `whichpod`.
@@ -107,7 +112,10 @@ impl Cluster {
                 "source": self.source,
                 "virtual_ip": self.virtual_ip,
                 "endpoints": self.pods.len(),
-                "aside": self.aside(),
+                "aside": self.count(|pod| pod.aside),
+                "ejected": self.count(|pod| pod.ejected),
+                "failed_active_hc": self.count(|pod| pod.fails_checks),
+                "panic": self.panic,
                 "dns_age_ms": self.dns_age_ms,
                 "last_error": self.last_error,
             },
@@ -119,7 +127,7 @@ impl Cluster {
 impl Display for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.name;
-        let own: [(&str, &dyn Display); 10] = [
+        let own: [(&str, &dyn Display); 13] = [
             ("added_via_api", &false),
             ("target", &self.target),
             ("fallback", &known(self.fallback.as_deref())),
@@ -127,7 +135,10 @@ impl Display for Cluster {
             ("source", &self.source),
             ("virtual_ip", &self.virtual_ip),
             ("endpoints", &self.pods.len()),
-            ("aside", &self.aside()),
+            ("aside", &self.count(|pod| pod.aside)),
+            ("ejected", &self.count(|pod| pod.ejected)),
+            ("failed_active_hc", &self.count(|pod| pod.fails_checks)),
+            ("panic", &self.panic),
             ("dns_age_ms", &self.dns_age_ms.map_or_else(|| "-".to_owned(), |age| age.to_string())),
             ("last_error", &known(self.last_error.as_deref())),
         ];
@@ -141,8 +152,7 @@ impl Display for Cluster {
             }
             let about: [(&str, &dyn Display); 7] = [
                 ("hostname", &pod.hostname),
-                // Envoy's word for a host that is left alone because of failed connects.
-                ("health_flags", &if pod.aside { "/failed_outlier_check" } else { "healthy" }),
+                ("health_flags", &pod.health_flags()),
                 ("weight", &1),
                 ("zone", &pod.zone.as_deref().unwrap_or_default()),
                 ("pod", &known(pod.pod.as_deref())),
@@ -167,6 +177,8 @@ impl Pod {
             node: endpoint.node().cloned(),
             zone: endpoint.zone().cloned(),
             aside,
+            ejected: endpoint.is_ejected(),
+            fails_checks: endpoint.fails_checks(),
             counts: [
                 ("cx_active", Kind::Gauge, counts.connections_active.load(Relaxed).into()),
                 ("cx_connect_fail", Kind::Counter, counts.connects_failed.load(Relaxed)),
@@ -179,6 +191,16 @@ impl Pod {
         }
     }
 
+    /// In Envoy's words; a pod is left alone because of its failed connects or its failed requests.
+    fn health_flags(&self) -> &'static str {
+        match (self.fails_checks, self.aside || self.ejected) {
+            (false, false) => "healthy",
+            (true, false) => "/failed_active_hc",
+            (false, true) => "/failed_outlier_check",
+            (true, true) => "/failed_active_hc/failed_outlier_check",
+        }
+    }
+
     /// In the form of Envoy's `HostStatus` message, in which 64-bit numbers are strings.
     fn json(&self) -> Value {
         let stats = self.counts.iter().map(|(name, kind, value)| {
@@ -188,7 +210,11 @@ impl Pod {
         json!({
             "address": socket_address(self.address),
             "stats": stats.collect::<Vec<_>>(),
-            "health_status": { "eds_health_status": "HEALTHY", "failed_outlier_check": self.aside },
+            "health_status": {
+                "eds_health_status": "HEALTHY",
+                "failed_active_health_check": self.fails_checks,
+                "failed_outlier_check": self.aside || self.ejected,
+            },
             "weight": 1,
             "hostname": self.hostname,
             "locality": { "zone": self.zone.as_deref().unwrap_or_default() },

@@ -18,6 +18,7 @@ use whichpod_runtime::readiness::Status;
 use whichpod_upstream::Source;
 
 use super::{Admin, Form, Params, bad_request, form, server};
+use crate::limits::Gate;
 use crate::metrics::{self, CLASSES, Pods};
 use crate::site::Site;
 
@@ -102,6 +103,8 @@ fn of_site(site: &Site) -> Vec<(String, u64)> {
     let dns = site.upstream.dns_stats();
     let set = site.upstream.snapshot();
     let pods = Pods::of(&site.upstream);
+    let health = site.upstream.health_stats();
+    let overflow = |gate: &Option<Arc<Gate>>| gate.as_ref().map_or(0, |gate| gate.refused());
     let classes: Vec<_> = std::iter::zip(CLASSES, &stats.requests_by_class)
         .skip(1) // No response: not in Envoy's numbers either.
         .map(|(class, count)| (format!("upstream_rq_{class}"), count.load(Relaxed)))
@@ -113,18 +116,29 @@ fn of_site(site: &Site) -> Vec<(String, u64)> {
     let mut values: Vec<(String, u64)> = [
         // Envoy's.
         ("membership_change", dns.sets_published.load(Relaxed)),
-        ("membership_healthy", pods.total - pods.aside),
+        ("health_check.attempt", stats.checks.attempts.load(Relaxed)),
+        ("health_check.failure", stats.checks.failures.load(Relaxed)),
+        ("lb_healthy_panic", health.panics_total.load(Relaxed)),
+        ("membership_healthy", pods.available),
         ("membership_total", pods.total),
         ("update_attempt", dns.queries.load(Relaxed)),
         ("update_empty", dns.empty.load(Relaxed)),
         ("update_failure", dns.failures.load(Relaxed)),
         ("update_success", dns.answers.load(Relaxed)),
+        ("outlier_detection.ejections_active", pods.ejected),
+        ("outlier_detection.ejections_enforced_total", health.ejections.load(Relaxed)),
+        ("outlier_detection.ejections_overflow", health.ejections_denied.load(Relaxed)),
         ("upstream_cx_active", pods.connections_active),
+        ("upstream_cx_overflow", overflow(&site.limits.connections)),
         ("upstream_cx_connect_fail", stats.connects_failed.load(Relaxed)),
         ("upstream_cx_none_healthy", by_flag(Flags::NO_ENDPOINT)),
         ("upstream_cx_total", stats.connects_total.load(Relaxed)),
         ("upstream_rq_active", stats.requests_active.load(Relaxed)),
         ("upstream_rq_completed", classes.iter().map(|(_, count)| count).sum()),
+        ("upstream_rq_overflow", overflow(&site.limits.requests)),
+        ("upstream_rq_pending_active", stats.pending_active.load(Relaxed)),
+        ("upstream_rq_pending_overflow", overflow(&site.limits.pending)),
+        ("upstream_rq_retry_overflow", overflow(&site.limits.retries)),
         ("upstream_rq_retry", stats.retries_total.load(Relaxed)),
         ("upstream_rq_timeout", by_flag(Flags::UPSTREAM_TIMEOUT)),
         ("upstream_rq_total", stats.requests_total()),
@@ -134,6 +148,10 @@ fn of_site(site: &Site) -> Vec<(String, u64)> {
         ("dns_refused_answers", dns.refused.load(Relaxed)),
         ("fallback_in_use", u64::from(set.source() == Source::Fallback)),
         ("membership_aside", pods.aside),
+        ("tcp_bytes_received", stats.tcp_bytes_received.load(Relaxed)),
+        ("tcp_bytes_sent", stats.tcp_bytes_sent.load(Relaxed)),
+        ("tcp_cx_active", stats.tcp_active.load(Relaxed)),
+        ("tcp_cx_total", stats.tcp_total.load(Relaxed)),
         ("upstream_rq_retry_denied", stats.retries_denied.load(Relaxed)),
         ("virtual_ip", u64::from(set.virtual_ip())),
         ("virtual_ip_requests", stats.virtual_ip_requests.load(Relaxed)),

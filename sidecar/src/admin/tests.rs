@@ -15,8 +15,7 @@ use whichpod_runtime::bind::bind;
 use whichpod_runtime::diagnostics;
 use whichpod_runtime::shutdown::Shutdown;
 use whichpod_upstream::{
-    Balance, Data, Discovery, Host, Lookup, LookupError, Options, Question, Record, ResolvConf, Resolver,
-    Response, Settings, Target, TargetPort,
+    Data, Discovery, Lookup, LookupError, Options, Question, Record, ResolvConf, Resolver, Response,
 };
 
 use super::*;
@@ -48,7 +47,7 @@ fn sidecar(diagnostics: Option<Diagnostics>) -> Sidecar {
     };
     let discovery = Discovery::new(Arc::new(OneAnswer::default()), Options::default());
     let site = |upstream: &whichpod_config::Upstream| {
-        Arc::new(Site::new(upstream.clone(), discovery.add(settings(upstream))))
+        Arc::new(Site::new(upstream.clone(), discovery.add(crate::translate::settings(upstream)), None))
     };
     let sites = config.upstreams.iter().map(site).collect();
     let format = log_format::compile("text").unwrap().format;
@@ -69,29 +68,6 @@ fn sidecar(diagnostics: Option<Diagnostics>) -> Sidecar {
     };
     serve_two(&admin.shared.sites[0]);
     Sidecar { admin: Arc::new(admin), shutdown, _writer: writer }
-}
-
-fn settings(upstream: &whichpod_config::Upstream) -> Settings {
-    Settings {
-        name: Arc::clone(&upstream.name),
-        target: target(&upstream.target),
-        fallback: upstream.fallback.as_ref().map(target),
-        balance: Balance::RoundRobin,
-        lazy: upstream.lazy,
-    }
-}
-
-fn target(target: &whichpod_config::Target) -> Target {
-    Target {
-        host: match &target.host {
-            whichpod_config::Host::Name(name) => Host::Name(name.clone()),
-            whichpod_config::Host::Ip(ip) => Host::Ip(*ip),
-        },
-        port: match &target.port {
-            whichpod_config::TargetPort::Number(port) => TargetPort::Number(*port),
-            whichpod_config::TargetPort::Name(name) => TargetPort::Name(name.clone()),
-        },
-    }
 }
 
 /// DNS that answers once, with a pod of a StatefulSet, and then fails for ever.
@@ -186,6 +162,9 @@ backend::source::target
 backend::virtual_ip::false
 backend::endpoints::1
 backend::aside::0
+backend::ejected::0
+backend::failed_active_hc::0
+backend::panic::false
 backend::dns_age_ms::-
 backend::last_error::-
 backend::10.1.2.3:8080::cx_active::1
@@ -246,6 +225,10 @@ async fn a_pod_that_takes_no_connection_is_seen_to_be_aside() {
     assert!(body.contains("backend::aside::1\n"), "{body}");
     assert!(body.contains("backend::10.1.2.3:8080::health_flags::/failed_outlier_check\n"), "{body}");
     assert!(body.contains("backend::10.1.2.3:8080::aside::true\n"), "{body}");
+    upstream.checked(&upstream.snapshot().endpoints()[0], false);
+    let both = text(&sidecar.admin, "/clusters").await;
+    assert!(both.contains("::health_flags::/failed_active_hc/failed_outlier_check\n"), "{both}");
+    assert!(both.contains("backend::failed_active_hc::1\n"), "{both}");
     let body = text(&sidecar.admin, "/stats?filter=membership").await;
     assert!(
         body.contains("cluster.backend.membership_healthy: 0\ncluster.backend.membership_total: 1\n"),
@@ -510,6 +493,11 @@ async fn prometheus_accepts_every_line_and_finds_every_number() {
         ("http_server_request_duration_seconds_count{upstream=\"backend\"}", "2"),
         ("http_server_request_duration_seconds_bucket{le=\"0.01\",upstream=\"backend\"}", "1"),
         ("whichpod_endpoints{upstream=\"backend\",state=\"available\"}", "1"),
+        ("whichpod_endpoints{upstream=\"backend\",state=\"ejected\"}", "0"),
+        ("whichpod_ejections_total{upstream=\"backend\"}", "0"),
+        ("whichpod_panic{upstream=\"backend\"}", "0"),
+        ("whichpod_health_checks_total{upstream=\"backend\"}", "0"),
+        ("whichpod_overflows_total{upstream=\"backend\",limit=\"max_requests\"}", "0"),
         ("whichpod_discovery_state{upstream=\"backend\",state=\"ready\"}", "1"),
         ("whichpod_discovery_state{upstream=\"backend\",state=\"failed\"}", "0"),
         ("whichpod_fallback_in_use{upstream=\"backend\"}", "0"),

@@ -25,6 +25,7 @@ use crate::connect::Opened;
 use crate::error::Failure;
 use crate::incoming::Incoming;
 use crate::peer::Peer;
+use crate::pool::Owner;
 use crate::retry::Progress;
 use crate::upstream_connection::SendError;
 
@@ -41,6 +42,8 @@ pub struct Connection {
     sender: SendRequest<Bytes>,
     /// The pod.
     pub peer: Peer,
+    /// Whose requests it serves.
+    pub owner: Owner,
     streams: Cell<usize>,
     idle_since: Cell<Instant>,
     served: Cell<bool>,
@@ -52,7 +55,11 @@ impl Connection {
     ///
     /// # Errors
     /// When the pod closes the connection at once.
-    pub async fn open(Opened { stream, peer }: Opened, limits: Limits) -> Result<Rc<Self>, h2::Error> {
+    pub async fn open(
+        Opened { stream, peer }: Opened,
+        owner: Owner,
+        limits: Limits,
+    ) -> Result<Rc<Self>, h2::Error> {
         // The largest head that is accepted, as h2 counts it.
         let head = u32::try_from(limits.head_bytes).unwrap_or(u32::MAX);
         let (sender, driver) = Builder::new()
@@ -76,6 +83,7 @@ impl Connection {
         Ok(Rc::new(Self {
             sender,
             peer,
+            owner,
             streams: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             served: Cell::new(false),
@@ -112,17 +120,20 @@ enum Room {
     Over,
 }
 
-/// A worker's connections by pod, and those that are being opened.
+/// A pod, and whose connection to it.
+pub type Key = (EndpointId, Owner);
+
+/// A worker's connections by pod and owner, and those that are being opened.
 #[derive(Default)]
 pub struct Connections {
-    open: HashMap<EndpointId, Vec<Rc<Connection>>>,
-    opening: HashMap<EndpointId, Rc<Notify>>,
+    open: HashMap<Key, Vec<Rc<Connection>>>,
+    opening: HashMap<Key, Rc<Notify>>,
 }
 
 impl Connections {
     /// A place on a connection to this pod; those that are over are forgotten.
-    pub fn take(&mut self, endpoint: EndpointId) -> Option<Slot> {
-        let connections = self.open.get_mut(&endpoint)?;
+    pub fn take(&mut self, key: Key) -> Option<Slot> {
+        let connections = self.open.get_mut(&key)?;
         let mut index = 0;
         while let Some(connection) = connections.get(index) {
             match connection.place() {
@@ -132,20 +143,26 @@ impl Connections {
             }
         }
         if connections.is_empty() {
-            self.open.remove(&endpoint);
+            self.open.remove(&key);
         }
         None
     }
 
+    /// True if there is a connection to this pod.
+    #[must_use]
+    pub fn has(&self, key: Key) -> bool {
+        self.open.contains_key(&key)
+    }
+
     /// Keeps a new connection for all streams to its pod.
     pub fn put(&mut self, connection: Rc<Connection>) {
-        self.open.entry(connection.peer.endpoint.id()).or_default().push(connection);
+        self.open.entry((connection.peer.endpoint.id(), connection.owner)).or_default().push(connection);
     }
 
     /// Who opens a connection to this pod now, to be waited for.
     #[must_use]
-    pub fn opening(&self, endpoint: EndpointId) -> Option<Rc<Notify>> {
-        self.opening.get(&endpoint).cloned()
+    pub fn opening(&self, key: Key) -> Option<Rc<Notify>> {
+        self.opening.get(&key).cloned()
     }
 
     /// Closes what was idle for too long and what belongs to pods that are gone, as soon as no stream runs on it.
@@ -173,23 +190,23 @@ impl Connections {
 /// One request opens a connection, and the others wait for it instead of opening as many; until this is dropped.
 pub struct Opening {
     connections: Rc<RefCell<Connections>>,
-    endpoint: EndpointId,
+    key: Key,
     done: Rc<Notify>,
 }
 
 impl Opening {
     /// From now on others wait.
     #[must_use]
-    pub fn begin(connections: &Rc<RefCell<Connections>>, endpoint: EndpointId) -> Self {
+    pub fn begin(connections: &Rc<RefCell<Connections>>, key: Key) -> Self {
         let done = Rc::new(Notify::new());
-        connections.borrow_mut().opening.insert(endpoint, Rc::clone(&done));
-        Self { connections: Rc::clone(connections), endpoint, done }
+        connections.borrow_mut().opening.insert(key, Rc::clone(&done));
+        Self { connections: Rc::clone(connections), key, done }
     }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.connections.borrow_mut().opening.remove(&self.endpoint);
+        self.connections.borrow_mut().opening.remove(&self.key);
         self.done.notify_waiters();
     }
 }

@@ -1,10 +1,12 @@
 //! One installation: a namespace of its own and, because some objects belong to the whole cluster, names of its own.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use whichpod_cluster::{Client, ControlPlane, Namespace, wait_for};
@@ -81,7 +83,12 @@ impl Installation {
 
     /// Registers a replica, or has the API server call this one from now on: the first entry's and the second one's.
     pub fn register(&self, replica: &Replica) -> Result<()> {
-        let url = format!("https://{}/mutate", replica.address());
+        self.register_at(replica.address())
+    }
+
+    /// The same for whatever listens there.
+    pub fn register_at(&self, address: SocketAddr) -> Result<()> {
+        let url = format!("https://{address}/mutate");
         if self.client.kubectl(&["get", "mutatingwebhookconfiguration", self.name()])?.status.success() {
             let paths = [0, 1].map(|entry| format!("/webhooks/{entry}/clientConfig/url"));
             let patch = json!(paths.map(|path| json!({ "op": "replace", "path": path, "value": url })));
@@ -96,6 +103,18 @@ impl Installation {
             }
         }
         self.client.create(&configuration.to_string()).map(drop)
+    }
+
+    /// Gives a field of both entries a value.
+    pub fn set(&self, field: &str, value: &Value) -> Result<()> {
+        let set =
+            |entry| json!({ "op": "add", "path": format!("/webhooks/{entry}/{field}"), "value": value });
+        self.patch_configuration(&json!([0, 1].map(set)))
+    }
+
+    /// Has the API server trust these certificates (PEM), as whoever brings certificates of their own does.
+    pub fn trust(&self, bundle: &str) -> Result<()> {
+        self.set("clientConfig/caBundle", &json!(STANDARD.encode(bundle)))
     }
 
     /// Changes the registration by a JSON Patch.
@@ -130,10 +149,16 @@ impl Installation {
 
     /// Starts a replica, registers it, and waits until the API server reaches it.
     pub fn start(&self, flags: &[&str]) -> Result<Replica> {
+        let replica = self.start_unreached(flags)?;
+        self.reached()?;
+        Ok(replica)
+    }
+
+    /// The same without the waiting, for a replica that would refuse what is asked then.
+    pub fn start_unreached(&self, flags: &[&str]) -> Result<Replica> {
         let replica = Replica::start(self, "one", flags)?;
         self.register(&replica)?;
         replica.ready()?;
-        self.reached()?;
         Ok(replica)
     }
 

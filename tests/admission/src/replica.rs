@@ -63,6 +63,11 @@ impl Replica {
         self.address
     }
 
+    /// Where kubelet and Prometheus reach it.
+    pub fn health(&self) -> SocketAddr {
+        self.health
+    }
+
     /// What `/ready` says.
     pub fn readiness(&self) -> Result<String> {
         Ok(http_get(self.health, "/ready")?.body.trim_end().to_owned())
@@ -141,7 +146,12 @@ fn config(installation: &Installation, identity: &str, flags: &[&str]) -> Result
         "--shutdown-delay=0s".to_owned(),
         "--image=whichpod-sidecar:test".to_owned(),
     ];
-    let arguments = own.into_iter().chain(flags.iter().map(ToString::to_string)).map(Into::into);
+    let said = |flag: &String| {
+        let name = flag.split('=').next().unwrap_or_default();
+        flags.iter().any(|said| said.split('=').next() == Some(name) && name.starts_with("--"))
+    };
+    let own = own.into_iter().filter(|flag| !said(flag));
+    let arguments = own.chain(flags.iter().map(ToString::to_string)).map(Into::into);
     match load(arguments, "test") {
         Ok(Outcome::Run(config)) => Ok(*config),
         Ok(Outcome::Print(text)) => bail!("{text}"),

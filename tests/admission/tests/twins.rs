@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use whichpod_cluster::{Client, Namespace, wait_for};
-use whichpod_tests_admission::Installation;
+use whichpod_cluster::wait_for;
+use whichpod_tests_admission::{Installation, User, routes};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TWIN: &str = "backend-whichpod";
@@ -26,39 +26,27 @@ fn pod() -> Value {
     })
 }
 
-struct Scene {
-    client: Client,
-    namespace: Namespace,
-}
+struct Scene(User);
 
 impl Scene {
     fn new(installation: &Installation, prefix: &str) -> Self {
-        let client = installation.client().clone();
-        Self { namespace: installation.user_namespace(prefix).unwrap(), client }
+        Self(User::new(installation, prefix).unwrap())
     }
 
-    fn create(&self, object: &Value) {
-        self.client.pipe(&["create", "-n", self.namespace.name(), "-f", "-"], &object.to_string()).unwrap();
+    fn create(&self, object: &Value) -> String {
+        self.0.create(object).unwrap().err
     }
 
-    fn run(&self, arguments: &[&str]) -> String {
-        self.client.run(&[arguments, &["-n", self.namespace.name()]].concat()).unwrap()
+    fn run(&self, arguments: &[&str]) {
+        self.0.kubectl(arguments).unwrap();
     }
 
     fn twin(&self) -> Option<Value> {
-        self.client.get(&["service", TWIN, "-n", self.namespace.name()]).ok()
+        self.0.get(&format!("service/{TWIN}")).ok()
     }
 
     fn until(&self, what: &str, accept: impl Fn(&Value) -> bool) -> Value {
         wait_for(what, PATIENCE, || Ok(self.twin().filter(|twin| accept(twin)))).unwrap()
-    }
-
-    fn event(&self, reason: &str) -> Value {
-        let events = ["events", "-n", self.namespace.name()];
-        let found = self.client.wait_until(&events, |events| {
-            events["items"].as_array()?.iter().find(|event| event["reason"] == reason).cloned()
-        });
-        found.unwrap()
     }
 }
 
@@ -82,7 +70,7 @@ fn a_twin_comes_with_the_first_pod_that_asks_and_is_kept_in_step() {
     let twin = scene.until("the change", |twin| twin["spec"]["selector"]["app"] == "other");
     assert_eq!(
         (&twin["spec"]["ports"][0]["name"], &twin["spec"]["ports"][0]["targetPort"]),
-        (&json!("web"), &json!(8080))
+        (&json!("p10000"), &json!(8080))
     );
 
     let edited = r#"{"spec":{"selector":{"app":"wrong"},"publishNotReadyAddresses":true}}"#;
@@ -125,7 +113,7 @@ fn a_service_that_is_not_ours_is_never_adopted_and_its_owner_is_told() {
     let theirs = r#"{"metadata":{"labels":{"app.kubernetes.io/managed-by":"somebody"}},"spec":{"selector":{"app":"somebody"}}}"#;
     scene.run(&["patch", "service", TWIN, "--type=merge", "-p", theirs]);
     let before = scene.twin().unwrap();
-    let event = scene.event("TwinNameTaken");
+    let event = scene.0.event("TwinNameTaken").unwrap();
     assert_eq!(event["involvedObject"]["name"], "backend");
     scene.run(&["annotate", "service", "backend", "example.test/changed=yes"]);
     assert_eq!(scene.twin().unwrap()["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
@@ -143,19 +131,24 @@ fn a_quota_that_forbids_the_twin_is_told_to_the_services_owner() {
     scene.create(&json!({
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "few" }, "spec": { "hard": { "services": "1" } },
     }));
-    let counted = ["resourcequota", "few", "-n", scene.namespace.name()];
-    scene
-        .client
-        .wait_until(&counted, |quota| quota["status"]["used"]["services"].as_str().map(drop))
-        .unwrap();
+    wait_for("the quota's count", PATIENCE, || {
+        Ok(scene.0.get("resourcequota/few")?["status"]["used"]["services"].as_str().map(drop))
+    })
+    .unwrap();
     scene.create(&pod());
-    let event = scene.event("TwinRefused");
+    let event = scene.0.event("TwinRefused").unwrap();
     let message = event["message"].as_str().unwrap();
     assert!(message.contains(TWIN) && message.contains("exceeded quota"), "{message}");
     assert!(replica.metric("twin_writes_total{result=\"failed\"}").unwrap() >= 1.0);
+    // Who asks from now on is told, too, and is injected all the same: it may be allowed later.
+    let mut later = pod();
+    later["metadata"]["name"] = json!("later");
+    let told = || scene.0.dry_run(&later).unwrap().1;
+    wait_for("the warning", PATIENCE, || Ok(told().contains("no headless twin").then_some(()))).unwrap();
     // It comes as soon as it may.
     scene.run(&["delete", "resourcequota", "few"]);
     scene.until("the twin", |_| true);
+    wait_for("no warning", PATIENCE, || Ok((!told().contains("no headless twin")).then_some(()))).unwrap();
 }
 
 #[test]
@@ -167,8 +160,7 @@ fn a_twin_that_was_asked_for_while_nobody_led_is_made_afterwards() {
     scene.create(&service());
     // As another replica's admission would have left it.
     let mut injected = pod();
-    let status =
-        json!({ "version": "0.1.0", "twins": [{ "namespace": scene.namespace.name(), "name": "backend" }] });
+    let status = json!({ "version": "0.1.0", "twins": [{ "namespace": scene.0.name(), "name": "backend" }] });
     injected["metadata"]["annotations"] = json!({ "whichpod.io/status": status.to_string() });
     injected["metadata"]["labels"] = json!({ "whichpod.io/injected": "true" });
     scene.create(&injected);
@@ -182,23 +174,46 @@ fn no_twin_is_made_where_the_operator_does_not_want_one() {
     let replica = installation.start(&["--headless-services=warn"]).unwrap();
     let scene = Scene::new(&installation, "warned");
     scene.create(&service());
-    let warned = scene.client.kubectl_command(&["create", "-n", scene.namespace.name(), "-f", "-"]);
-    let output = pipe(warned, &pod().to_string());
+    wait_for("the webhook to know the Service", PATIENCE, || {
+        Ok((!scene.0.dry_run(&pod())?.1.contains("there is no Service")).then_some(()))
+    })
+    .unwrap();
+    let told = scene.create(&pod());
     assert!(
-        output.contains("Warning: whichpod: Service backend has a virtual IP and no headless twin"),
-        "{output}"
+        told.contains("Warning: whichpod: Service backend has a virtual IP and no headless twin"),
+        "{told}"
     );
     // The leader has seen the pod and left it at that.
     replica.leads(true).unwrap();
     assert!(scene.twin().is_none());
 }
 
-fn pipe(mut command: std::process::Command, input: &str) -> String {
-    use std::io::Write;
-    use std::process::Stdio;
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+#[test]
+fn twins_from_before_are_neither_kept_in_step_nor_given_away_where_none_are_made_any_more() {
+    let installation = Installation::new("before").unwrap();
+    let creating = installation.start(&[]).unwrap();
+    let scene = Scene::new(&installation, "before");
+    scene.create(&service());
+    scene.create(&pod());
+    let twin = scene.until("the twin", |_| true);
+    creating.stop();
+    let warning = installation.start(&["--headless-services=warn"]).unwrap();
+    warning.leads(true).unwrap();
+    scene.run(&[
+        "patch",
+        "service",
+        "backend",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"selector":{"app":"other"}}}"#,
+    ]);
+    // A Service whose pods the twin would not follow is asked for itself, and the user is told.
+    let mut asked = pod();
+    asked["metadata"]["name"] = json!("later");
+    let (stored, told) = scene.0.dry_run(&asked).unwrap();
+    assert_eq!(routes(&stored["spec"]).unwrap(), ["10000>backend:10000|"]);
+    assert!(told.contains("no headless twin"), "{told}");
+    assert_eq!(warning.metric("twins").unwrap(), 1.0);
+    assert_eq!(warning.metric("twin_writes_total{result=\"failed\"}").unwrap(), 0.0);
+    assert_eq!(scene.twin(), Some(twin), "nobody touched it");
 }

@@ -30,8 +30,13 @@ enum Action {
         /// Where to
         folder: PathBuf,
     },
-    /// Take down every cluster that `up` left, and clear away what killed tests left
-    Down,
+    /// Take down the cluster that `up` left and WHICHPOD_TEST_KUBECONFIG names, or the only one that stands; and clear
+    /// away what killed tests left
+    Down {
+        /// Every one that stands below the temporary folder, whoever started it
+        #[arg(long)]
+        all: bool,
+    },
     /// Own the cluster that `up` starts
     #[command(hide = true)]
     Hold {
@@ -76,8 +81,8 @@ fn run() -> Result<()> {
             images.iter().try_for_each(|image| client.import(image))?;
             write!(out, "{}", for_a_shell(&client)?)?;
         }
-        Action::Down => {
-            for folder in down()? {
+        Action::Down { all } => {
+            for folder in down(all)? {
                 writeln!(out, "removed {}", folder.display())?;
             }
         }

@@ -81,25 +81,78 @@ fn stand(control_plane: &ControlPlane) -> Result<()> {
     }
 }
 
-/// Takes down every cluster that [`up`] left standing, and what is left of others whose owner has ended; gives their
-/// folders, which are gone.
-pub fn down() -> Result<Vec<PathBuf>> {
+/// Takes down one cluster that [`up`] left standing (the one that the environment names, else the only one) or every
+/// one, and what is left of clusters whose owner has ended; gives their folders, which are gone.
+pub fn down(every: bool) -> Result<Vec<PathBuf>> {
+    let (held, left): (Vec<_>, Vec<_>) = folder::all().into_iter().partition(|(_, held)| *held);
+    // Without a holder's name it is a running test's.
+    let standing: Vec<_> = held.into_iter().filter_map(|(path, _)| Some((holder(&path)?, path))).collect();
+    let named = std::env::var_os(crate::KUBECONFIG_VARIABLE).filter(|value| !value.is_empty() && !every);
+    let chosen = chosen(standing, named.as_ref().map(Path::new), every)?;
     let mut gone = Vec::new();
-    for (path, held) in folder::all() {
-        if held {
-            // Without a holder's name it is a running test's.
-            let Some(holder) = holder(&path) else { continue };
-            kill_process(holder, Signal::KILL).with_context(|| format!("cannot end {}", path.display()))?;
-            wait_for("its holder's end", PATIENCE, || {
-                Ok((!folder::all().contains(&(path.clone(), true))).then_some(()))
-            })?;
-        }
-        folder::remove(&path);
+    for (holder, path) in chosen {
+        kill_process(holder, Signal::KILL).with_context(|| format!("cannot end {}", path.display()))?;
+        wait_for("its holder's end", PATIENCE, || {
+            Ok((!folder::all().contains(&(path.clone(), true))).then_some(()))
+        })?;
         gone.push(path);
     }
+    gone.extend(left.into_iter().map(|(path, _)| path));
+    gone.iter().for_each(|path| folder::remove(path));
     Ok(gone)
+}
+
+/// Which of the standing clusters are meant: somebody else's may stand beside one's own.
+fn chosen(
+    standing: Vec<(Pid, PathBuf)>,
+    kubeconfig: Option<&Path>,
+    every: bool,
+) -> Result<Vec<(Pid, PathBuf)>> {
+    if let Some(kubeconfig) = kubeconfig {
+        let named = standing.into_iter().find(|(_, path)| kubeconfig.starts_with(path));
+        return named.map(|named| vec![named]).with_context(|| {
+            let variable = crate::KUBECONFIG_VARIABLE;
+            format!("{variable} names {}, which is of no cluster that `up` left", kubeconfig.display())
+        });
+    }
+    if standing.len() > 1 && !every {
+        let paths: Vec<_> = standing.iter().map(|(_, path)| path.display().to_string()).collect();
+        let variable = crate::KUBECONFIG_VARIABLE;
+        bail!(
+            "{} clusters stand: {}; set {variable} to the kubeconfig of one of them, or say --all",
+            paths.len(),
+            paths.join(", ")
+        );
+    }
+    Ok(standing)
 }
 
 fn holder(folder: &Path) -> Option<Pid> {
     fs::read_to_string(folder.join(HOLDER_FILE)).ok()?.trim().parse().ok().and_then(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(names: &[&str]) -> Vec<(Pid, PathBuf)> {
+        names.iter().map(|name| (Pid::INIT, Path::new("/clusters").join(name))).collect()
+    }
+
+    fn down(names: &[&str], kubeconfig: Option<&str>, every: bool) -> Result<Vec<PathBuf>> {
+        let chosen = chosen(standing(names), kubeconfig.map(Path::new), every)?;
+        Ok(chosen.into_iter().map(|(_, path)| path).collect())
+    }
+
+    #[test]
+    fn nobody_takes_down_a_cluster_of_somebody_elses() {
+        let path = |name: &str| Path::new("/clusters").join(name);
+        assert_eq!(down(&["a", "b"], Some("/clusters/b/kubeconfig"), false).unwrap(), [path("b")]);
+        assert!(down(&["a"], Some("/home/me/.kube/config"), false).is_err());
+        assert_eq!(down(&["a"], None, false).unwrap(), [path("a")]);
+        let which = down(&["a", "b"], None, false).unwrap_err().to_string();
+        assert!(which.contains("/clusters/a, /clusters/b") && which.contains("--all"), "{which}");
+        assert_eq!(down(&["a", "b"], None, true).unwrap().len(), 2);
+        assert!(down(&[], None, false).unwrap().is_empty());
+    }
 }

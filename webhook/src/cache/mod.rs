@@ -120,6 +120,11 @@ impl Cache {
         self.read().twins.values().cloned().collect()
     }
 
+    /// Says whether a quota or policy forbids the headless twin of a Service, so that users are warned.
+    pub fn refuse_twin(&self, service: &ServiceName, refused: bool) {
+        self.write().facts.refuse_twin(&service.namespace, &service.name, refused);
+    }
+
     /// The namespaces whose label asks for sidecars.
     pub fn labelled_namespaces(&self) -> Vec<String> {
         self.read().labelled.iter().cloned().collect()

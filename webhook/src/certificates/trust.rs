@@ -6,18 +6,18 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, WebhookClientConfig};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::pki_types::pem::PemObject;
+use rustls::crypto;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{RootCertStore, crypto};
+use whichpod_runtime::tls;
 
 use super::material::Certificate;
 
 /// The certificates of a `caBundle`.
 ///
 /// # Errors
-/// When it is not PEM.
+/// When it is not PEM, or holds none.
 pub fn authorities(bundle: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    CertificateDer::pem_slice_iter(bundle).collect::<Result<_, _>>().map_err(|error| error.to_string())
+    tls::certificates(bundle)
 }
 
 /// Whether a chain is valid for a name at this time, trusting only these authorities.
@@ -31,10 +31,7 @@ pub fn verify(
     now: Timestamp,
 ) -> Result<(), String> {
     let (leaf, rest) = chain.split_first().ok_or("there is no certificate")?;
-    let mut roots = RootCertStore::empty();
-    for authority in trusted {
-        roots.add(authority.clone()).map_err(|error| error.to_string())?;
-    }
+    let roots = tls::roots(trusted.iter().cloned())?;
     let provider = Arc::new(crypto::ring::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()

@@ -1,4 +1,5 @@
 //! Headless twins: the leader makes those that running pods ask for, and keeps all there are in step with their Services.
+//! Where the operator wants none, it writes no Service at all and says what that means for those made before.
 
 mod queue;
 mod reconcile;
@@ -11,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use kube::Client;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
-use whichpod_injection::{ServiceName, twin};
+use whichpod_injection::{HeadlessServices, ServiceName, twin};
 
 use crate::cache::Cache;
 use crate::events::Events;
@@ -36,25 +37,34 @@ pub struct Counts {
 pub struct Twins {
     client: Client,
     cache: Cache,
-    /// Whether missing ones are made; those there are are kept in step in any case, since pods use them.
-    create: bool,
+    policy: HeadlessServices,
     events: Events,
     counts: Arc<Counts>,
 }
 
 impl Twins {
     /// Nothing is done before [`Self::run`].
-    pub fn new(client: Client, cache: Cache, create: bool, events: Events, counts: Arc<Counts>) -> Self {
-        Self { client, cache, create, events, counts }
+    pub fn new(
+        client: Client,
+        cache: Cache,
+        policy: HeadlessServices,
+        events: Events,
+        counts: Arc<Counts>,
+    ) -> Self {
+        Self { client, cache, policy, events, counts }
     }
 
-    /// Makes twins and keeps them in step, until it is dropped.
+    /// Makes twins and keeps them in step, until it is dropped; ends at once where none are wanted.
     pub async fn run(&self) {
         self.cache.synced().await;
+        if self.policy != HeadlessServices::Create {
+            self.tell_of_left();
+            return;
+        }
         let mut changes = self.cache.changes();
         let (wanted, mut wishes) = Wanted::new();
         let watch = wanted.clone().follow(self.client.clone());
-        let reconciler = Reconciler::new(self.client.clone(), self.create, self.events.clone());
+        let reconciler = Reconciler::new(self.client.clone(), self.events.clone());
         let work = async {
             let mut queue = Queue::default();
             queue.add(self.cache.with_twins(), Instant::now());
@@ -79,6 +89,18 @@ impl Twins {
         }
     }
 
+    fn tell_of_left(&self) {
+        let left = self.cache.twins();
+        if left > 0 {
+            tracing::warn!(
+                twins = left,
+                "headless Services that whichpod made before are not kept in step with their Services any more, because \
+                 headlessServices is not create; whichpod cleanup --all --in-use --apply deletes them, and sidecars that ask \
+                 for them use the virtual IP then"
+            );
+        }
+    }
+
     async fn look_at(&self, reconciler: &Reconciler, due: Vec<ServiceName>, queue: &mut Queue) {
         let results = stream::iter(due).map(|service| async {
             let result = reconciler.reconcile(&service).await;
@@ -88,11 +110,13 @@ impl Twins {
         for (service, result) in results {
             match result {
                 Ok(written) => {
+                    self.cache.refuse_twin(&service, false);
                     self.counts.written.fetch_add(u64::from(written), Relaxed);
                     queue.done(&service);
                 }
                 Err(error) => {
                     tracing::warn!(namespace = service.namespace, service = service.name, "{error}");
+                    self.cache.refuse_twin(&service, reconcile::is_refusal(&error));
                     self.counts.failed.fetch_add(1, Relaxed);
                     queue.failed(service, Instant::now());
                 }

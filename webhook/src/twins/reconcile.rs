@@ -13,7 +13,6 @@ use crate::events::Events;
 
 pub(super) struct Reconciler {
     client: Client,
-    create: bool,
     events: Events,
 }
 
@@ -21,8 +20,8 @@ pub(super) struct Reconciler {
 const FIELD_MANAGER: &str = "whichpod";
 
 impl Reconciler {
-    pub(super) fn new(client: Client, create: bool, events: Events) -> Self {
-        Self { client, create, events }
+    pub(super) fn new(client: Client, events: Events) -> Self {
+        Self { client, events }
     }
 
     /// Looks at a Service and its twin and does what is to be done; true if it wrote something.
@@ -55,7 +54,7 @@ impl Reconciler {
                 );
                 self.tell(&live, "TwinNameTaken", note).await;
             }
-            Err(error) if matches!(error.reason, Reason::Forbidden(_) | Reason::Invalid(_)) => {
+            Err(error) if is_refusal(error) => {
                 let note = format!("whichpod cannot write the headless Service {name}: {}", error.reason);
                 self.tell(&live, "TwinRefused", note).await;
             }
@@ -80,7 +79,6 @@ impl Reconciler {
         let written = match step {
             Step::Nothing => return Ok(Done::Nothing),
             Step::Foreign => return Ok(Done::Foreign),
-            Step::Create(_) if !self.create => return Ok(Done::Nothing),
             Step::Create(twin) => create(services, name, twin).await?.then_some("made"),
             Step::Replace(twin) => match replace(services, name, twin.clone()).await {
                 Ok(written) => written.then_some("changed"),
@@ -111,6 +109,11 @@ impl Reconciler {
         };
         self.events.publish(EventType::Warning, reason, "CreateTwin", note, &regarding).await;
     }
+}
+
+/// Whether a quota, a policy or the API server itself forbids the twin, and goes on doing so.
+pub(super) fn is_refusal(error: &Failed) -> bool {
+    matches!(error.reason, Reason::Forbidden(_) | Reason::Invalid(_))
 }
 
 /// What came of a step.

@@ -66,17 +66,25 @@ async fn options(
         Installed::No => Some(false),
         Installed::Unknown(_) => None,
     };
-    let (options, native_is_said) = match (flags.of_file()?, installed) {
-        (Some(options), _) => (options, false),
-        (None, Installed::Yes(said)) => (said.options, said.native_sidecars),
-        (None, Installed::No) => (base_options(), false),
+    let (mut options, native_is_said, domain_is_said) = match (flags.of_file()?, installed) {
+        (Some(options), _) => {
+            let domain_is_said = options.cluster_domain != base_options().cluster_domain;
+            (options, false, domain_is_said)
+        }
+        (None, Installed::Yes(said)) => (said.options, said.native_sidecars, said.cluster_domain),
+        (None, Installed::No) => (base_options(), false, false),
         (None, Installed::Unknown(why)) => {
             notes.push(format!(
                 "the options of an installed webhook are not known ({why}); the defaults are taken, or give --options FILE"
             ));
-            (base_options(), false)
+            (base_options(), false, false)
         }
     };
+    if !domain_is_said && flags.cluster_domain.is_none() {
+        let config = cluster.get("/api/v1/namespaces/kube-system/configmaps", "coredns").await;
+        let config = allowed(config, &mut Vec::new())?.flatten();
+        options.cluster_domain = config.as_ref().and_then(domain).unwrap_or(options.cluster_domain);
+    }
     let mut options = flags.lay_over(options)?;
     if !native_is_said {
         options.native_sidecars &= native_sidecars(cluster, notes).await?;
@@ -199,6 +207,19 @@ fn leading_number(text: &str) -> Option<u32> {
     text[..end].parse().ok()
 }
 
+/// The domain that CoreDNS serves, by its configuration: `kubernetes cluster.local in-addr.arpa {`. A webhook finds the same
+/// in its own resolv.conf, which is not to be had here.
+fn domain(config: &Value) -> Option<String> {
+    let corefile = config["data"]["Corefile"].as_str()?;
+    let mut words = corefile.lines().map(str::split_whitespace);
+    let domain =
+        words.find_map(|mut words| (words.next() == Some("kubernetes")).then(|| words.next()).flatten())?;
+    let domain = domain.trim_end_matches('.');
+    let is_name =
+        !domain.is_empty() && domain.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+    (is_name && !domain.ends_with(".arpa")).then(|| domain.to_owned())
+}
+
 fn addresses(service: &Value) -> Vec<IpAddr> {
     let all = service["spec"]["clusterIPs"].as_array().into_iter().flatten();
     all.filter_map(|address| address.as_str()?.parse().ok()).collect()
@@ -218,6 +239,18 @@ mod tests {
         assert_eq!((of("1", ""), minor(&json!(null), &json!(null))), (None, None));
         assert_eq!(minor_of_kubelet("v1.28.15-eks-94953ac"), Some(28));
         assert_eq!((minor_of_kubelet("v1.30+k3s"), minor_of_kubelet("unknown")), (Some(30), None));
+    }
+
+    #[test]
+    fn the_domain_is_what_coredns_serves() {
+        let of = |corefile: &str| domain(&json!({"data": {"Corefile": corefile}}));
+        let usual = ".:53 {\n    errors\n    kubernetes example.org in-addr.arpa ip6.arpa {\n       pods insecure\n    }\n}\n";
+        assert_eq!(of(usual).as_deref(), Some("example.org"));
+        assert_eq!(of("kubernetes cluster.local. {").as_deref(), Some("cluster.local"));
+        for other in ["", "kubernetes", "kubernetes {", "kubernetes in-addr.arpa {", "# kubernetes x"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+        assert_eq!(domain(&json!({})), None);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(super) enum Installed {
 pub(super) struct Said {
     /// Whether `native_sidecars` is among it.
     pub(super) native_sidecars: bool,
+    /// Whether `cluster_domain` is among it.
+    pub(super) cluster_domain: bool,
     /// The rest is to be found out, or usual.
     pub(super) options: Options,
 }
@@ -98,7 +100,7 @@ fn said(deployment: &Value) -> Result<Said, String> {
     let arguments = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let flags: Vec<(&str, &str)> =
         arguments.filter_map(|text| text.strip_prefix("--")?.split_once('=')).collect();
-    let mut said = Said { native_sidecars: false, options: base_options() };
+    let mut said = Said { native_sidecars: false, cluster_domain: false, options: base_options() };
     for variable in container["env"].as_array().into_iter().flatten() {
         let name = variable["name"].as_str().and_then(|name| name.strip_prefix(VARIABLE_PREFIX));
         let (Some(name), Some(value)) = (name, variable["value"].as_str()) else { continue };
@@ -145,7 +147,10 @@ impl Said {
                 self.native_sidecars = value != "auto";
                 options.native_sidecars = value == "true";
             }
-            "cluster-domain" => options.cluster_domain = text(),
+            "cluster-domain" => {
+                self.cluster_domain = true;
+                options.cluster_domain = text();
+            }
             "cluster-dns" => {
                 let addresses: Result<Vec<IpAddr>, _> = value.split(',').map(str::parse).collect();
                 options.cluster_dns.extend(addresses.map_err(|_| wrong())?);
@@ -210,8 +215,8 @@ mod tests {
         let variables = json!([{"name": "WHICHPOD_WEBHOOK_PROTECTED_NAMESPACE", "value": "a,b"},
             {"name": "WHICHPOD_WEBHOOK_IMAGE_PULL_SECRET", "value": "overridden"}, {"name": "OTHER", "value": "x"},
             {"name": "WHICHPOD_WEBHOOK_DEFAULTS", "value": "redirect=env\n\nbalance=least_request"}]);
-        let Said { native_sidecars, options } = with(&arguments, &variables).unwrap();
-        assert!(native_sidecars && !options.native_sidecars);
+        let Said { native_sidecars, cluster_domain, options } = with(&arguments, &variables).unwrap();
+        assert!(native_sidecars && !options.native_sidecars && !cluster_domain);
         assert_eq!(options.image, "example.test/whichpod-sidecar:7");
         assert_eq!(options.image_pull_secrets, ["a", "b"]);
         assert_eq!(options.resources.cpu_limit.as_deref(), Some("1"));

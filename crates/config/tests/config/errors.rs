@@ -23,14 +23,14 @@ const DOCUMENT_ERRORS: &[(&str, &[&str])] = &[
     (
         "upstreams: [a]",
         &[
-            "upstreams[0]: \"a\": a text, not a mapping; accepted keys: name, listen, target, fallback, protocol, balance, routes, timeouts, retry, limits, headers, lazy",
+            "upstreams[0]: \"a\": a text, not a mapping; accepted keys: name, listen, target, fallback, protocol, balance, slow_start, outlier_detection, health_check, healthy_panic_threshold, circuit_breakers, routes, timeouts, retry, limits, headers, tls, proxy_protocol, lazy",
         ],
     ),
     ("upstreams: a:1", &["upstreams: \"a:1\": a text, not a list; write [...], or one \"- \" per item"]),
     (
         "[]",
         &[
-            "document: []: a list, not a mapping; accepted keys: upstreams, protocol, balance, timeouts, retry, limits, headers, dns, access_log, admin, health, workers, shutdown, log_level",
+            "document: []: a list, not a mapping; accepted keys: upstreams, protocol, balance, slow_start, outlier_detection, health_check, healthy_panic_threshold, circuit_breakers, timeouts, retry, limits, headers, dns, access_log, admin, health, workers, shutdown, memory, log_level",
         ],
     ),
     (
@@ -77,11 +77,88 @@ const DOCUMENT_ERRORS: &[(&str, &[&str])] = &[
     ),
     (
         "upstreams: [{target: 'a:1', protocol: http}]",
-        &["upstreams[0].protocol: \"http\": not known here; did you mean http1? accepted: auto, http1, h2c, grpc"],
+        &["upstreams[0].protocol: \"http\": not known here; did you mean http1? accepted: auto, http1, h2c, grpc, tcp"],
     ),
     (
-        "upstreams: [{target: 'a:1', balance: maglev}]",
-        &["upstreams[0].balance: \"maglev\": not known here; accepted: round_robin, least_request"],
+        "upstreams: [{target: 'a:1', protocol: tcp, routes: [{prefix: /a}]}]",
+        &[
+            "upstreams[0].routes: there are no paths in protocol tcp; set protocol: http1, or take the routes out",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', tls: {cert_file: /a}}]",
+        &["upstreams[0].tls.key_file: missing, and cert_file is of no use alone; give both or none"],
+    ),
+    (
+        "upstreams: [{target: 'a:1', tls: {ca_file: /a, insecure_skip_verify: true}}]",
+        &[
+            "upstreams[0].tls.insecure_skip_verify: set together with ca_file, which it makes useless; take one of them out",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', tls: {server_name: 'a:443', alpn: ['']}}]",
+        &[
+            "upstreams[0].tls.server_name: \"a:443\": a name has no port; write the name alone, e.g. backend.default.svc",
+            "upstreams[0].tls.alpn[0]: \"\": no protocol's name; write one such as http/1.1 or postgresql",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', proxy_protocol: v3}]",
+        &["upstreams[0].proxy_protocol: \"v3\": not known here; did you mean v1? accepted: v1, v2"],
+    ),
+    (
+        "upstreams: [{target: 'a:1', balance: fastest}]",
+        &[
+            "upstreams[0].balance: \"fastest\": not known here; accepted: round_robin, least_request, ewma, random, maglev",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', balance: {policy: maglev, hash: {headr: x}}}]",
+        &["upstreams[0].balance.hash.headr: unknown key; did you mean header?"],
+    ),
+    (
+        "upstreams: [{target: 'a:1', balance: {policy: maglev, hash: {header: x}}, slow_start: {window: 10s}}]",
+        &[
+            "upstreams[0].slow_start: \"10s\": maglev sends each key to its pod at once; remove slow_start, or choose another balance",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', slow_start: {aggression: 0}}]",
+        &[
+            "upstreams[0].slow_start.aggression: 0: out of range; write a number from 0.01 to 100; 1 is in step with time",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', outlier_detection: {max_ejection_percent: 101}}]",
+        &[
+            "upstreams[0].outlier_detection.max_ejection_percent: 101: out of range; write a whole number from 0 to 100",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', health_check: {path: /x}}]",
+        &["upstreams[0].health_check.protocol: missing; write http, tcp or grpc"],
+    ),
+    (
+        "upstreams: [{target: 'a:1', health_check: {protocol: http}}]",
+        &["upstreams[0].health_check.path: missing; write path: /PATH, e.g. /healthz"],
+    ),
+    (
+        "upstreams: [{target: 'a:1', health_check: {protocol: tcp, path: /x, service: y}}]",
+        &[
+            "upstreams[0].health_check.path: only for checks over http; remove it, or write protocol: http",
+            "upstreams[0].health_check.service: only for checks over grpc; remove it, or write protocol: grpc",
+        ],
+    ),
+    (
+        "upstreams: [{target: 'a:1', circuit_breakers: {max_connections: 0, max_retry: 1}}]",
+        &[
+            "upstreams[0].circuit_breakers.max_connections: 0: out of range; write a whole number from 1 to 1000000000",
+            "upstreams[0].circuit_breakers.max_retry: unknown key; did you mean max_retries?",
+        ],
+    ),
+    (
+        "{upstreams: [{target: 'a:1'}], memory: {limit: 5}}",
+        &["memory.limit: 5: out of range; write a whole number from 16777216 to 1125899906842624"],
     ),
     (
         "upstreams: [{target: 'a:1', lazy: 'true'}]",
@@ -147,7 +224,7 @@ const DOCUMENT_ERRORS: &[(&str, &[&str])] = &[
     (
         "upstreams: [{target: 'a:1', retry: {on: [5xxx]}}]",
         &[
-            "upstreams[0].retry.on[0]: \"5xxx\": not known here; did you mean 5xx? accepted: connect-failure, refused-stream, reset, 5xx, gateway-error, retriable-4xx, retriable-status-codes",
+            "upstreams[0].retry.on[0]: \"5xxx\": not known here; did you mean 5xx? accepted: connect-failure, refused-stream, reset, 5xx, gateway-error, retriable-4xx, retriable-status-codes, retriable-headers",
         ],
     ),
     (

@@ -41,7 +41,7 @@ fn the_documented_example_runs_as_it_says() {
     assert_eq!(upstream.listen.to_string(), "127.77.0.1:10000");
     assert_eq!(upstream.target, target("backend-headless.default.svc.cluster.local", 10000));
     assert_eq!(upstream.fallback, Some(target("backend-service.default.svc.cluster.local", 10000)));
-    assert_eq!((upstream.protocol, upstream.balance), (Protocol::Auto, Balance::RoundRobin));
+    assert_eq!((upstream.protocol, &upstream.balance), (Protocol::Auto, &Balance::RoundRobin));
     assert_eq!(upstream.routes.iter().map(|route| route.prefix.as_str()).collect::<Vec<_>>(), ["/test"]);
     assert_eq!((upstream.timeouts.request, upstream.timeouts.idle), (None, None));
     assert_eq!(upstream.retry.on, [RetryOn::ConnectFailure, RetryOn::RefusedStream]);
@@ -270,6 +270,29 @@ fn names_tell_upstreams_apart() {
 }
 
 #[test]
+fn ports_of_databases_are_tcp_unless_somebody_says_otherwise() {
+    let protocol = |document: &str| inline(document).unwrap().upstreams[0].protocol;
+    assert_eq!(protocol("upstreams: [{target: 'db:5432'}]"), Protocol::Tcp);
+    assert_eq!(protocol("upstreams: [{target: 'db:sql', listen: '127.0.0.1:3306'}]"), Protocol::Tcp);
+    assert_eq!(protocol("upstreams: [{target: 'db:5432', protocol: auto}]"), Protocol::Auto);
+    assert_eq!(protocol("{protocol: http1, upstreams: [{target: 'db:5432'}]}"), Protocol::Http1);
+    assert_eq!(protocol("upstreams: [{target: 'db:5433'}]"), Protocol::Auto);
+}
+
+#[test]
+fn tls_names_the_target_unless_told_otherwise_and_says_loudly_when_it_trusts_anybody() {
+    let tls = |document: &str| inline(document).unwrap().upstreams.remove(0).tls.unwrap();
+    let usual = tls("upstreams: [{target: 'api.example.org.:443', tls: {}}]");
+    assert_eq!((usual.server_name.as_str(), usual.ca_file, usual.alpn.len()), ("api.example.org", None, 0));
+    let told = tls("upstreams: [{target: '10.0.0.1:443', protocol: http1, tls: {server_name: a.b}}]");
+    assert_eq!((told.server_name.as_str(), told.alpn.join(",").as_str()), ("a.b", "http/1.1"));
+    let loud = "upstreams: [{target: 'a:443', tls: {insecure_skip_verify: true}}]";
+    let (config, warnings) = run(&[], &[("WHICHPOD_CONFIG", loud)]).unwrap();
+    assert!(warnings.iter().any(|warning| warning.contains("TLS WITHOUT VERIFICATION")), "{warnings:?}");
+    assert!(config.describe().contains("WITHOUT VERIFICATION"));
+}
+
+#[test]
 fn port_zero_is_left_to_the_kernel_and_never_clashes() {
     let document = "{upstreams: [{target: 'a:1', listen: '127.0.0.1:0'}, {target: 'b:1', listen: '127.0.0.1:0'}], \
                     admin: {address: '127.0.0.1:0'}, health: {address: '127.0.0.1:0'}}";
@@ -406,7 +429,9 @@ fn check_prints_what_would_run() {
 upstreams:
   - {target: 'db.shared:pg', listen: '127.77.0.2:5432', lazy: true, routes: [{prefix: /a, name: first}, {prefix: /b}],
      fallback: '10.0.0.1:5432', headers: {expose_upstream: true}, timeouts: {request: 90s},
-     retry: {on: [retriable-status-codes], status_codes: [503, 429], attempts: 1}}
+     retry: {on: [retriable-status-codes], status_codes: [503, 429], attempts: 1},
+     balance: 'maglev:cookie:id', outlier_detection: {consecutive_5xx: 7}, circuit_breakers: {max_requests: 9},
+     health_check: {protocol: http, path: /healthz, port: 8081}}
 dns: {namespace: default}
 access_log: {format: \"%REQ(:METHOD)%\\n\", filter: {min_status: 500, flags: ['*'], header: {name: X-Debug}, sample: 0.5}}
 shutdown: {native_sidecar: true}
@@ -418,11 +443,15 @@ upstream db
   fallback     10.0.0.1:5432 (a fixed address) while the target does not exist
   resolved     at the first connection
   protocol     auto
-  balance      round_robin
+  balance      maglev by cookie id
+  ejects       a pod after 7 5xx in a row, for 30s to 5m, at most 50 % of the pods
+  checks       http /healthz gives 200 on port 8081 within 1s, every 10s; out after 3 failures, back after 2 successes
+  panic        all pods are used with less than 50 % of them well
   routes       /a (first), /b; anything else is 404
   timeouts     connect 1s, request 1m30s, idle off, head 10s, client's connection 1h, pod's connection 4s
   retry        on retriable-status-codes (503, 429); 1 more attempts at most
   limits       head 61440 bytes, 100 headers
+  at most      9 requests
   adds headers x-whichpod-upstream, x-whichpod-pod (response)
 dns
   servers      those of /etc/resolv.conf
@@ -441,6 +470,7 @@ process
   health       [::]:9902 (0.0.0.0 where there is no IPv6)
   workers      the cgroup's CPU limit, at most 2
   shutdown     native sidecar: leaves as soon as no request runs, within 30s
+  memory       sheds requests from 90 % of the cgroup's limit on
   log level    info
 ";
     assert_eq!(inline(document).unwrap().describe(), expected);

@@ -11,8 +11,10 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::Value;
 use whichpod_config::{
-    AccessLog, Balance, Config, Dns, Document, HeaderMatch, Headers, Host, Limits, LogFilter, Protocol,
-    Retry, RetryOn, Route, SETTINGS, Shutdown, Target, TargetPort, Timeouts, Upstream,
+    AccessLog, Balance, CheckKind, CircuitBreakers, ClientCertificate, Config, Dns, Document, HashOn,
+    HeaderMatch, Headers, HealthCheck, Host, Limits, LogFilter, Memory, OutlierDetection, Protocol,
+    ProxyProtocol, Retry, RetryOn, Route, SETTINGS, Shutdown, SlowStart, Target, TargetPort, Timeouts, Tls,
+    Upstream,
 };
 
 use crate::{inline, start};
@@ -62,14 +64,127 @@ fn retry() -> impl Strategy<Value = Retry> {
         RetryOn::GatewayError,
         RetryOn::Retriable4xx,
         RetryOn::StatusCodes,
+        RetryOn::Headers,
         RetryOn::GrpcCancelled,
         RetryOn::GrpcDeadlineExceeded,
         RetryOn::GrpcResourceExhausted,
         RetryOn::GrpcInternal,
         RetryOn::GrpcUnavailable,
     ];
-    (subsequence(all, 0..=12), vec(100..=599_u16, 0..4), 0..=100_u32)
-        .prop_map(|(on, status_codes, attempts)| Retry { on, status_codes, attempts })
+    let what =
+        (subsequence(all, 0..=13), vec(100..=599_u16, 0..4), vec("[a-z][a-z0-9-]{0,8}", 0..3), 0..=100_u32);
+    let how = (option::of(duration()), any::<bool>(), 0..=16_777_216_usize);
+    let when = (0..=100_u32, 0..=1_000_000_000_u32, duration(), duration());
+    (what, how, when).prop_map(|(what, how, when)| {
+        let (on, status_codes, headers, attempts) = what;
+        let (per_try_timeout, non_idempotent, buffer_bytes) = how;
+        let (budget_percent, min_concurrency, back_off_base, back_off_max) = when;
+        Retry {
+            on,
+            status_codes,
+            headers,
+            attempts,
+            per_try_timeout,
+            non_idempotent,
+            buffer_bytes,
+            budget_percent,
+            min_concurrency,
+            back_off_base,
+            back_off_max,
+        }
+    })
+}
+
+fn balance() -> impl Strategy<Value = Balance> {
+    prop_oneof![
+        select(vec![Balance::RoundRobin, Balance::LeastRequest, Balance::Ewma, Balance::Random]),
+        "[a-z][a-z0-9-]{0,8}".prop_map(|name| Balance::Maglev(HashOn::Header(name))),
+        "[a-zA-Z0-9_-]{1,8}".prop_map(|name| Balance::Maglev(HashOn::Cookie(name))),
+        Just(Balance::Maglev(HashOn::SourceAddress)),
+    ]
+}
+
+fn slow_start() -> impl Strategy<Value = SlowStart> {
+    (duration(), 0.01..=100.0_f64, 0..=100_u32).prop_map(|(window, aggression, min_weight_percent)| {
+        SlowStart { window, aggression, min_weight_percent }
+    })
+}
+
+fn outlier_detection() -> impl Strategy<Value = OutlierDetection> {
+    let count = 0..=1_000_000_000_u32;
+    let thresholds = (1..=1_000_000_000_u32, count.clone(), count);
+    (thresholds, [duration(), duration(), duration(), duration()], 0..=100_u32).prop_map(
+        |((consecutive_5xx, consecutive_gateway_failure, consecutive_slow), times, max_ejection_percent)| {
+            let [slow, base_ejection_time, max_ejection_time, interval] = times;
+            OutlierDetection {
+                consecutive_5xx,
+                consecutive_gateway_failure,
+                consecutive_slow,
+                slow,
+                base_ejection_time,
+                max_ejection_time,
+                max_ejection_percent,
+                interval,
+            }
+        },
+    )
+}
+
+fn health_check() -> impl Strategy<Value = HealthCheck> {
+    let http = ("/[!-~&&[^?#]]{0,10}", option::of("[a-z.]{1,9}"), vec(100..=599_u16, 1..4));
+    let kind = prop_oneof![
+        http.prop_map(|(path, host, expected_statuses)| CheckKind::Http { path, host, expected_statuses }),
+        Just(CheckKind::Tcp),
+        "([a-z.]{1,9})?".prop_map(|service| CheckKind::Grpc { service }),
+    ];
+    let interval = (10_000_000..1_u64 << 50).prop_map(Duration::from_nanos);
+    let threshold = 1..=1_000_000_000_u32;
+    (kind, option::of(1..=u16::MAX), interval, duration(), threshold.clone(), threshold, 0..=100_u32)
+        .prop_map(
+            |(kind, port, interval, timeout, unhealthy_threshold, healthy_threshold, jitter_percent)| {
+                HealthCheck {
+                    kind,
+                    port,
+                    interval,
+                    timeout,
+                    unhealthy_threshold,
+                    healthy_threshold,
+                    jitter_percent,
+                }
+            },
+        )
+}
+
+fn circuit_breakers() -> impl Strategy<Value = CircuitBreakers> {
+    let limit = || option::of(1..=1_000_000_000_u32);
+    (limit(), option::of(0..=9_u32), limit(), option::of(0..=9_u32)).prop_map(
+        |(max_connections, max_pending_requests, max_requests, max_retries)| CircuitBreakers {
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+        },
+    )
+}
+
+fn tls() -> impl Strategy<Value = Tls> {
+    let path = || "(/[a-z.]{1,8}){1,2}".prop_map(PathBuf::from);
+    let certificate =
+        (path(), path()).prop_map(|(cert_file, key_file)| ClientCertificate { cert_file, key_file });
+    let trusted = prop_oneof![option::of(path()).prop_map(|file| (file, false)), Just((None, true))];
+    (
+        "[a-z]{1,8}(\\.[a-z]{1,5})?|10\\.0\\.0\\.1|::1",
+        trusted,
+        option::of(certificate),
+        vec("[!-~]{1,9}", 0..3),
+    )
+        .prop_map(|(server_name, (ca_file, insecure_skip_verify), client_certificate, alpn)| Tls {
+            server_name,
+            ca_file,
+            client_certificate,
+            alpn,
+            insecure_skip_verify,
+        })
 }
 
 /// Name and address are given by the place in the list, so that no two are alike.
@@ -79,16 +194,29 @@ fn upstream() -> impl Strategy<Value = Upstream> {
     let what = (
         target(),
         option::of(target()),
-        select(vec![Protocol::Auto, Protocol::Http1, Protocol::H2c, Protocol::Grpc]),
-        select(vec![Balance::RoundRobin, Balance::LeastRequest]),
+        select(vec![Protocol::Auto, Protocol::Http1, Protocol::H2c, Protocol::Grpc, Protocol::Tcp]),
+        balance(),
         vec(route, 0..3),
     );
-    let limits = (8192..=1_048_576_usize, 1..=10_000_usize, 1..=65_536_u32);
-    let how = (timeouts(), retry(), limits, any::<[bool; 3]>());
-    ("[!-~é😀]{1,12}", what, how).prop_map(|(name, what, how)| {
+    let limits =
+        (8192..=1_048_576_usize, 1..=10_000_usize, 1..=65_536_u32, option::of(1..=1_000_000_000_u32));
+    let proxy_protocol = option::of(select(vec![ProxyProtocol::V1, ProxyProtocol::V2]));
+    let how = (timeouts(), retry(), limits, any::<[bool; 3]>(), option::of(tls()), proxy_protocol);
+    let health = (
+        option::of(slow_start()),
+        option::of(outlier_detection()),
+        option::of(health_check()),
+        0..=100_u32,
+        circuit_breakers(),
+    );
+    ("[!-~é😀]{1,12}", what, how, health).prop_map(|(name, what, how, health)| {
         let (target, fallback, protocol, balance, routes) = what;
-        let (timeouts, retry, limits, [append_x_forwarded_for, expose_upstream, lazy]) = how;
-        let (head_bytes, headers, streams) = limits;
+        let (slow_start, outlier_detection, health_check, healthy_panic_threshold, circuit_breakers) = health;
+        let slow_start = slow_start.filter(|_| !matches!(balance, Balance::Maglev(_)));
+        let routes = if protocol == Protocol::Tcp { Vec::new() } else { routes };
+        let (timeouts, retry, limits, switches, tls, proxy_protocol) = how;
+        let (head_bytes, headers, streams, connections) = limits;
+        let [append_x_forwarded_for, expose_upstream, lazy] = switches;
         Upstream {
             name: name.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -96,11 +224,18 @@ fn upstream() -> impl Strategy<Value = Upstream> {
             fallback,
             protocol,
             balance,
+            slow_start,
+            outlier_detection,
+            health_check,
+            healthy_panic_threshold,
+            circuit_breakers,
             routes,
             timeouts,
             retry,
-            limits: Limits { head_bytes, headers, streams },
+            limits: Limits { head_bytes, headers, streams, connections },
             headers: Headers { append_x_forwarded_for, expose_upstream },
+            tls,
+            proxy_protocol,
             lazy,
         }
     })
@@ -170,6 +305,7 @@ prop_compose! {
         mut upstreams in vec(upstream(), 1..4),
         dns in dns(),
         access_log in access_log(),
+        memory in (option::of(16_777_216..=1_u64 << 50), 0..=100_u32),
         workers in option::of(1..=64_usize),
         grace_period in duration(),
         native_sidecar: bool,
@@ -188,6 +324,7 @@ prop_compose! {
             health: SocketAddr::from(([0, 0, 0, 0], 9902)),
             workers: workers.and_then(NonZeroUsize::new),
             shutdown: Shutdown { grace_period, native_sidecar },
+            memory: Memory { limit: memory.0, shed_at_percent: memory.1 },
             log_level: log_level.to_owned(),
         }
     }
@@ -235,6 +372,21 @@ fn odd_document() -> impl Strategy<Value = Value> {
         "address",
         "workers",
         "shutdown",
+        "memory",
+        "policy",
+        "hash",
+        "source_address",
+        "slow_start",
+        "window",
+        "aggression",
+        "outlier_detection",
+        "consecutive_5xx",
+        "health_check",
+        "interval",
+        "circuit_breakers",
+        "max_requests",
+        "budget",
+        "percent",
         "log_level",
         "zz",
     ];

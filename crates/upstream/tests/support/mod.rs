@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use whichpod_upstream::{
-    Balance, Choice, Data, Discovery, Family, Host, Kind, Lookup, LookupError, NoEndpoint, Options, Question,
-    Record, ResolvConf, Resolver, Response, Settings, Target, TargetPort, Upstream,
+    Balance, Choice, Data, Discovery, Family, Health, Host, Kind, Lookup, LookupError, NoEndpoint, Options,
+    Question, Record, ResolvConf, Resolver, Response, Settings, Target, TargetPort, Upstream,
 };
 
 pub const HEADLESS: &str = "web.shop.svc.cluster.local";
@@ -170,6 +170,8 @@ pub fn settings(name: &str) -> Settings {
         target: target(name),
         fallback: None,
         balance: Balance::RoundRobin,
+        slow_start: None,
+        health: Health::default(),
         lazy: false,
     }
 }

@@ -1,0 +1,101 @@
+//! A client's connection that speaks HTTP/1.0 or HTTP/1.1: one request after another.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{Request, StatusCode};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+use whichpod_access_log::{Flags, Record};
+
+use crate::error::Ended;
+use crate::incoming::Incoming;
+use crate::io::{Downstream, DownstreamIo, Phase};
+use crate::proxy;
+use crate::site::Site;
+use crate::tunnel::{self, Ends, Switched};
+use crate::worker::Worker;
+
+/// Serves one connection until either side ends it.
+pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, io: DownstreamIo, downstream: Rc<Downstream>) {
+    let io = TokioIo::new(io);
+    let service = {
+        let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
+        service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
+            let request = request.map(Incoming::Http1);
+            async { Ok::<_, Infallible>(proxy::handle(worker, site, downstream, request).await) }
+        })
+    };
+    let limits = site.config.limits;
+    let mut builder = http1::Builder::new();
+    builder.auto_date_header(false);
+    // The first ends a head that does not end, the second refuses one that came in one piece.
+    builder.max_buf_size(limits.head_bytes.max(8192)).max_header_size(limits.head_bytes);
+    if limits.headers != 100 {
+        // hyper's own default is 100 too, and costs no allocation a head.
+        builder.max_headers(limits.headers);
+    }
+    let mut connection = builder.serve_connection(io, service);
+    let result = Pin::new(&mut connection).await;
+    if let Some(Switched { mut exchange, pod, peer, from_pod }) = downstream.take_switched() {
+        if result.is_err() {
+            exchange.end_tunnel(Ended::ClientReset);
+            return;
+        }
+        let parts = connection.into_parts();
+        let (client, from_client) = (parts.io.into_inner(), parts.read_buf);
+        // In a box of its own, because few connections come to this.
+        Box::pin(tunnel::run(exchange, Ends { client, pod, peer, from_client, from_pod })).await;
+        return;
+    }
+    if let Err(error) = result
+        && let Some(line) = refused_head(&error, &downstream, &site)
+    {
+        site.stats.ended(line.status, line.flags, line.duration);
+        worker.write_line(&line);
+        if line.status.is_some() {
+            connection.into_parts().io.into_inner().linger().await;
+        }
+    }
+}
+
+/// What hyper answers by itself; nothing to the preface of HTTP/2.
+fn answered(error: &hyper::Error) -> Option<StatusCode> {
+    if error.is_parse_version_h2() {
+        None
+    } else if !error.is_parse_too_large() {
+        Some(StatusCode::BAD_REQUEST)
+    } else if error.to_string() == "URI too long" {
+        Some(StatusCode::URI_TOO_LONG)
+    } else {
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    }
+}
+
+/// The line of a head that never became a request: hyper answered it, or its time was over.
+fn refused_head(error: &hyper::Error, downstream: &Downstream, site: &Site) -> Option<Record> {
+    let (phase, since) = downstream.phase();
+    let (status, flags, details) = if error.is_parse() {
+        (answered(error), Flags::DOWNSTREAM_PROTOCOL, "http1.codec_error")
+    } else if downstream.is_expired() && phase == Phase::Head {
+        (None, Flags::STREAM_IDLE, "request_header_timeout")
+    } else {
+        return None;
+    };
+    let mut record = Record::new(SystemTime::now());
+    record.status = status;
+    record.flags = flags;
+    record.details = Some(details.into());
+    record.duration = Instant::now() - since;
+    record.upstream = Some(Arc::clone(&site.config.name));
+    record.downstream_remote = Some(downstream.remote);
+    record.downstream_local = Some(downstream.local);
+    record.connection_id = Some(downstream.id);
+    Some(record)
+}
