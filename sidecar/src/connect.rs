@@ -77,9 +77,8 @@ pub async fn acquire(
 /// A place on an HTTP/2 connection. There is one to each pod, and another at the pod's limit; while one request opens it,
 /// the others wait.
 async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<http2::Slot, Failure> {
-    let take = |exchange: &Exchange, choice: &Choice| {
-        exchange.worker.http2.borrow_mut().take(choice.endpoint.id())
-    };
+    let take =
+        |exchange: &Exchange, choice: &Choice| exchange.worker.http2.borrow_mut().take(choice.endpoint.id());
     let started = Instant::now();
     let mut choice = choose(exchange, tried, []).await?;
     exchange.chosen(&choice);
@@ -87,29 +86,33 @@ async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<ht
         if let Some(slot) = take(exchange, &choice) {
             return Ok(slot);
         }
-        let Some(opening) = exchange.worker.http2.borrow().opening(choice.endpoint.id()) else { break };
-        if timeout_at(started + ALL_CONNECTS, opening.notified()).await.is_err() {
-            exchange.connect_failed(&choice, ConnectFailure::Timeout.reason(), started);
-            return Err(Failure::Connect(ConnectFailure::Timeout));
+        let opening = exchange.worker.http2.borrow().opening(choice.endpoint.id());
+        if let Some(opening) = opening {
+            if timeout_at(started + ALL_CONNECTS, opening.notified()).await.is_err() {
+                exchange.connect_failed(&choice, ConnectFailure::Timeout.reason(), started);
+                return Err(Failure::Connect(ConnectFailure::Timeout));
+            }
+            if !exchange.site.upstream.aside(&choice.endpoint) && !choice.endpoint.is_gone() {
+                continue;
+            }
+        } else {
+            let opening = http2::Opening::begin(&exchange.worker.http2, choice.endpoint.id());
+            let opened = match connect(exchange, tried, choice, take).await? {
+                Found::Idle(slot) => return Ok(slot),
+                Found::New(opened) => opened,
+            };
+            let pod = Arc::clone(&opened.peer.endpoint);
+            if let Ok(slot) =
+                http2::Connection::open(opened, exchange.site.config.limits, &exchange.worker).await
+            {
+                return Ok(slot);
+            }
+            drop(opening);
+            tried.refused.push(pod.id());
         }
-        if exchange.site.upstream.aside(&choice.endpoint) || choice.endpoint.is_gone() {
-            choice = choose(exchange, tried, []).await?;
-            exchange.chosen(&choice);
-        }
+        choice = choose(exchange, tried, []).await?;
+        exchange.chosen(&choice);
     }
-    let opening = http2::Opening::begin(&exchange.worker.http2, choice.endpoint.id());
-    let slot = match connect(exchange, tried, choice.clone(), take).await? {
-        Found::Idle(slot) => Some(slot),
-        Found::New(opened) => {
-            let choice = Choice { endpoint: Arc::clone(&opened.peer.endpoint), ..choice };
-            let connection = http2::Connection::open(opened, exchange.site.config.limits).await;
-            let connection = connection.map_err(|_| Failure::Connect(ConnectFailure::Other))?;
-            exchange.worker.share(connection);
-            take(exchange, &choice)
-        }
-    };
-    drop(opening);
-    slot.ok_or(Failure::Closed)
 }
 
 async fn acquire_connection(

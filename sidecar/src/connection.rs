@@ -36,7 +36,9 @@ pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, stream: TcpStream, downs
         service_fn(move |request: Request<hyper::body::Incoming>| {
             let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
             async move {
-                Ok::<_, Infallible>(proxy::handle(worker, site, downstream, request.map(Incoming::Http1)).await)
+                Ok::<_, Infallible>(
+                    proxy::handle(worker, site, downstream, request.map(Incoming::Http1)).await,
+                )
             }
         })
     };

@@ -20,8 +20,8 @@ use crate::body::{BodyProgress, RequestBody};
 use crate::error::{Broken, Failure, Verdict, broken};
 use crate::grpc;
 use crate::io::Downstream;
-use crate::site::Site;
 use crate::peer::Peer;
+use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::Worker;
 
@@ -371,12 +371,12 @@ impl Drop for Exchange {
     }
 }
 
-/// Host, or `:authority` of HTTP/2.
+/// `:authority` of HTTP/2, or Host.
 fn authority(head: &Parts) -> Option<HeaderValue> {
-    if let Some(host) = head.headers.get(http::header::HOST) {
-        return Some(host.clone());
+    match head.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => head.headers.get(http::header::HOST).cloned(),
     }
-    HeaderValue::from_str(head.uri.authority()?.as_str()).ok()
 }
 
 /// Moves bytes until the connection can serve again, or has ended.

@@ -206,11 +206,7 @@ fn check_host(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure
 
 /// What h2 lets through although RFC 9113 §8.2.1 and §8.3.1 call it malformed, and the limits of HTTP/1.
 fn check_http2(head: &Parts, limits: Limits) -> Result<(), Failure> {
-    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if !target.starts_with('/') && !(target == "*" && head.method == Method::OPTIONS) {
-        return Err(Failure::BadRequest("the path does not begin with a slash"));
-    }
-    let mut bytes = target.len();
+    let mut bytes = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     for (name, value) in &head.headers {
         let value = value.as_bytes();
         let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
@@ -257,8 +253,7 @@ fn check_authority(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Fa
 /// From Host to `:authority`; a Host that is no authority (an empty one) stays where it is.
 fn host_to_authority(head: &mut Parts) {
     head.headers.remove(header::TRANSFER_ENCODING);
-    let authority =
-        head.headers.get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let authority = head.headers.get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let Some(authority) = authority else { return };
     let mut target = std::mem::take(&mut head.uri).into_parts();
     target.scheme = Some(Scheme::HTTP);
@@ -487,7 +482,8 @@ mod tests {
 
     #[test]
     fn a_request_keeps_its_meaning_from_one_version_to_the_other() {
-        let fields = [("host", "a:80"), ("te", "trailers"), ("transfer-encoding", "chunked"), ("cookie", "a=1")];
+        let fields =
+            [("host", "a:80"), ("te", "trailers"), ("transfer-encoding", "chunked"), ("cookie", "a=1")];
         let mut head = request(Version::HTTP_11, "/p?q", &fields);
         prepared_for(Version::HTTP_2, &mut head, true).unwrap();
         assert_eq!((head.version, head.uri.to_string().as_str()), (Version::HTTP_2, "http://a:80/p?q"));
@@ -498,7 +494,8 @@ mod tests {
         let mut head = request(Version::HTTP_2, "http://a:80/p?q", &fields);
         prepared_for(Version::HTTP_11, &mut head, true).unwrap();
         assert_eq!((head.version, head.uri.to_string().as_str()), (Version::HTTP_11, "/p?q"));
-        let values = ["host", "te", "connection", "cookie", "transfer-encoding"].map(|name| &head.headers[name]);
+        let values =
+            ["host", "te", "connection", "cookie", "transfer-encoding"].map(|name| &head.headers[name]);
         assert_eq!(values, ["a:80", "trailers", "te", "a=1; b=2; c=3", "chunked"]);
 
         let mut head = request(Version::HTTP_2, "/p", &[("host", "a")]);

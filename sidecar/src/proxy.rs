@@ -86,7 +86,8 @@ async fn forward(
                 let status = response.status();
                 exchange.attempt_answered(status);
                 let decision = after_response(exchange, &response, replay, retries);
-                let again = copy.filter(|_| allows(exchange, decision)).and_then(|copy| refill(exchange, copy));
+                let again =
+                    copy.filter(|_| allows(exchange, decision)).and_then(|copy| refill(exchange, copy));
                 let Some(again) = again else {
                     note_limit(exchange, decision);
                     exchange.forget_body();
@@ -129,7 +130,12 @@ async fn forward(
 }
 
 /// Decides after a response's head.
-fn after_response(exchange: &Exchange, response: &Response<Incoming>, replay: Replay, retries: u32) -> Decision {
+fn after_response(
+    exchange: &Exchange,
+    response: &Response<Incoming>,
+    replay: Replay,
+    retries: u32,
+) -> Decision {
     let policy = &exchange.site.config.retry;
     if exchange.is_grpc() && response.body().is_end_stream() {
         let replayable = exchange.body_is_replayable();
@@ -283,6 +289,9 @@ fn local_answer(mut exchange: Box<Exchange>, failure: Failure) -> Response<Respo
         exchange.end(None);
         let mut response = Response::new(ResponseBody::Local(None, exchange));
         grpc::trailers_only(response.headers_mut(), status, text.trim_end());
+        if verdict.close {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         return response;
     }
     exchange.failed(&verdict);

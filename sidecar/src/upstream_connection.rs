@@ -134,9 +134,7 @@ impl UpstreamConnection {
                 let progress = if nothing_sent { Progress::NothingSent } else { progress };
                 Err(SendError { failure, reason, progress, request })
             }
-            Err(failure) => {
-                Err(SendError { failure, reason: failure.reason(), progress, request: None })
-            }
+            Err(failure) => Err(SendError { failure, reason: failure.reason(), progress, request: None }),
         }
     }
 }

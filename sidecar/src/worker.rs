@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep};
 use whichpod_access_log::{Filter, Format, Record, WorkerLog};
 use whichpod_config::Timeouts;
 
-use crate::io::{Downstream, Phase};
 use crate::http2;
+use crate::io::{Downstream, Phase};
 use crate::pool::Pool;
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;

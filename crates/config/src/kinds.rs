@@ -82,12 +82,8 @@ pub(crate) const SWITCH: Kind<bool> =
 /// The words of an enumeration.
 type Words<T, const N: usize> = [(&'static str, T); N];
 
-const PROTOCOLS: Words<Protocol, 4> = [
-    ("auto", Protocol::Auto),
-    ("http1", Protocol::Http1),
-    ("h2c", Protocol::H2c),
-    ("grpc", Protocol::Grpc),
-];
+const PROTOCOLS: Words<Protocol, 4> =
+    [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("h2c", Protocol::H2c), ("grpc", Protocol::Grpc)];
 const BALANCES: Words<Balance, 2> =
     [("round_robin", Balance::RoundRobin), ("least_request", Balance::LeastRequest)];
 const RETRY_CONDITIONS: Words<RetryOn, 12> = [

