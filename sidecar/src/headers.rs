@@ -206,11 +206,7 @@ fn check_host(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure
 
 /// What h2 lets through although RFC 9113 §8.2.1 and §8.3.1 call it malformed, and the limits of HTTP/1.
 fn check_http2(head: &Parts, limits: Limits) -> Result<(), Failure> {
-    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if !(target.starts_with('/') || target == "*" && head.method == Method::OPTIONS) {
-        return Err(Failure::BadRequest("the path does not begin with a slash"));
-    }
-    let mut bytes = target.len();
+    let mut bytes = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     for (name, value) in &head.headers {
         let value = value.as_bytes();
         let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));

@@ -338,6 +338,9 @@ fn local_answer(mut exchange: Box<Exchange>, failure: Failure) -> Response<Respo
         exchange.end(None);
         let mut response = Response::new(ResponseBody::Local(None, exchange));
         grpc::trailers_only(response.headers_mut(), status, text.trim_end());
+        if verdict.close {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         return response;
     }
     exchange.failed(&verdict);
