@@ -58,7 +58,7 @@ impl Exchange {
         record.stream_id = Some(worker.shared.next_request.fetch_add(1, Relaxed));
         Box::new(Self {
             record,
-            timers: Timers::new(&site.config.timeouts),
+            timers: Timers::new(&site.config.timeouts, started),
             site,
             worker,
             downstream,
@@ -340,13 +340,13 @@ struct Timers {
 }
 
 impl Timers {
-    fn new(timeouts: &Timeouts) -> Self {
+    fn new(timeouts: &Timeouts, started: Instant) -> Self {
         Self {
             request: timeouts.request,
             idle: timeouts.idle,
             request_timer: None,
             idle_timer: None,
-            moved: Instant::now(),
+            moved: started,
         }
     }
 
