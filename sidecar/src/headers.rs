@@ -13,6 +13,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// The request's id, kept or made here.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The pod's address, where the user wants it in the response.
 pub const X_WHICHPOD_UPSTREAM: HeaderName = HeaderName::from_static("x-whichpod-upstream");
 /// The pod's name, where the user wants it in the response.
@@ -28,7 +29,7 @@ pub fn prepare(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failur
     }
     check_host(head, target_host)?;
     check_framing(&head.headers)?;
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+    if has(&head.headers, &header::TRANSFER_ENCODING) {
         // Some pods know only this spelling.
         head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
@@ -40,7 +41,7 @@ pub fn prepare(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failur
         head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    if head.headers.get(header::EXPECT).is_some_and(is_continue) {
+    if first(&head.headers, &header::EXPECT).is_some_and(is_continue) {
         head.headers.remove(header::EXPECT);
     }
     head.version = Version::HTTP_11;
@@ -54,8 +55,8 @@ pub fn prepare(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failur
 /// [`Failure::UpstreamProtocol`] for a transfer coding other than chunked: it cannot be passed on, because it
 /// belongs to the pod's connection.
 pub fn finish(headers: &mut HeaderMap) -> Result<Option<u64>, Failure> {
-    let mut idle_seconds = headers.get(KEEP_ALIVE).and_then(keep_alive_timeout);
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+    let mut idle_seconds = first(headers, &KEEP_ALIVE).and_then(keep_alive_timeout);
+    if has(headers, &header::TRANSFER_ENCODING) {
         let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
         let chunked = codings.next().is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if !chunked || codings.next().is_some() {
@@ -74,7 +75,7 @@ pub fn finish(headers: &mut HeaderMap) -> Result<Option<u64>, Failure> {
 
 /// Keeps the request's id or gives it one (UUID v4).
 pub fn ensure_request_id(headers: &mut HeaderMap) {
-    if headers.contains_key(X_REQUEST_ID) {
+    if has(headers, &X_REQUEST_ID) {
         return;
     }
     let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
@@ -100,7 +101,7 @@ pub fn append_forwarded_for(headers: &mut HeaderMap, caller: std::net::IpAddr) {
 /// The trace id of a valid `traceparent` (W3C Trace Context §3.2.2).
 #[must_use]
 pub fn trace_id(headers: &HeaderMap) -> Option<[u8; 32]> {
-    let value = headers.get("traceparent")?.as_bytes();
+    let value = first(headers, &TRACEPARENT)?.as_bytes();
     let id: [u8; 32] = value.get(3..35)?.try_into().ok()?;
     let is_hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
     let valid = value.len() >= 55
@@ -186,16 +187,18 @@ fn is_valid_host(host: &[u8]) -> bool {
 
 /// One unambiguous length: `Transfer-Encoding: chunked` alone, or one Content-Length (RFC 9112 §6.3).
 fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    let has_length = has(headers, &header::CONTENT_LENGTH);
+    if has(headers, &header::TRANSFER_ENCODING) {
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        let chunked = codings.next().is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !chunked || codings.next().is_some() {
             return Err(Failure::BadRequest("the only transfer coding that is accepted is chunked"));
         }
-        if headers.contains_key(header::CONTENT_LENGTH) {
+        if has_length {
             return Err(Failure::BadRequest("there is both Content-Length and Transfer-Encoding"));
         }
     }
-    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+    if has_length && headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err(Failure::BadRequest("there are two Content-Length headers"));
     }
     Ok(())
@@ -214,35 +217,50 @@ fn to_origin_form(uri: &mut Uri) -> Result<(), Failure> {
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::TE)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    has(headers, &header::TE)
+        && headers
+            .get_all(header::TE)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 fn is_continue(value: &HeaderValue) -> bool {
     value.as_bytes().eq_ignore_ascii_case(b"100-continue")
 }
 
-/// Fields for this connection only (RFC 9110 §7.6.1), those that Connection names among them.
+/// Heads are short: looking at every name costs less than hashing the one that is looked for, which mostly is not there.
+fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|there| there == name)
+}
+
+fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    if has(headers, name) { headers.get(name) } else { None }
+}
+
+/// Fields for this connection only (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] =
+    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::UPGRADE, HTTP2_SETTINGS];
+
+/// Removes them, and those that Connection names.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut named = Vec::new();
-    for value in headers.get_all(header::CONNECTION) {
-        // The usual values name no field; a Vec that stays empty costs nothing.
-        if !is_plain_connection(value) {
-            named.extend(named_fields(value));
+    if has(headers, &header::CONNECTION) {
+        let mut named = Vec::new();
+        for value in headers.get_all(header::CONNECTION) {
+            // The usual values name no field; a Vec that stays empty costs nothing.
+            if !is_plain_connection(value) {
+                named.extend(named_fields(value));
+            }
+        }
+        for name in named {
+            headers.remove(name);
         }
     }
-    for name in named {
-        headers.remove(name);
+    for name in HOP_BY_HOP {
+        if has(headers, &name) {
+            headers.remove(name);
+        }
     }
-    headers.remove(header::CONNECTION);
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(header::TE);
-    headers.remove(header::UPGRADE);
-    headers.remove(HTTP2_SETTINGS);
 }
 
 fn is_plain_connection(value: &HeaderValue) -> bool {

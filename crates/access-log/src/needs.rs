@@ -36,6 +36,10 @@ pub(crate) fn index_of(name: HeaderName, names: &mut Vec<HeaderName>) -> usize {
 }
 
 fn value(name: &HeaderName, from: &HeaderMap) -> Option<HeaderValue> {
+    // Heads are short: looking at each name costs less than hashing the one that is looked for, which is mostly not there.
+    if !from.keys().any(|there| there == name) {
+        return None;
+    }
     let mut values = from.get_all(name).iter();
     let first = values.next()?;
     if values.next().is_none() || !matches!(name.as_str(), "x-forwarded-for" | "forwarded" | "via") {
