@@ -238,13 +238,19 @@ fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValu
     if has(headers, name) { headers.get(name) } else { None }
 }
 
-/// Fields for this connection only (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] =
+/// Fields for this connection only (RFC 9110 §7.6.1); Connection is the first.
+static HOP_BY_HOP: [HeaderName; 6] =
     [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::UPGRADE, HTTP2_SETTINGS];
 
 /// Removes them, and those that Connection names.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if has(headers, &header::CONNECTION) {
+    let mut found = [false; HOP_BY_HOP.len()];
+    for name in headers.keys() {
+        if let Some(index) = HOP_BY_HOP.iter().position(|field| field == name) {
+            found[index] = true;
+        }
+    }
+    if found[0] {
         let mut named = Vec::new();
         for value in headers.get_all(header::CONNECTION) {
             // The usual values name no field; a Vec that stays empty costs nothing.
@@ -256,8 +262,8 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in HOP_BY_HOP {
-        if has(headers, &name) {
+    for (name, found) in HOP_BY_HOP.iter().zip(found) {
+        if found {
             headers.remove(name);
         }
     }
