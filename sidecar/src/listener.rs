@@ -172,7 +172,7 @@ fn start(
 ) {
     let site = Arc::clone(&worker.shared.sites[site]);
     let id = worker.shared.next_connection.fetch_add(1, Relaxed);
-    let local = stream.local_addr().unwrap_or(site.config.listen);
+    let local = local_address(&stream, site.config.listen);
     let downstream = Rc::new(Downstream::new(id, remote, local));
     let watched = worker.watch(Rc::clone(&downstream), Arc::clone(&site));
     let worker = Rc::clone(worker);
@@ -180,6 +180,15 @@ fn start(
         connection::serve(worker, site, stream, downstream).await;
         drop((watched, held));
     });
+}
+
+/// Our end of a connection: asked for only where the listener's address does not say it.
+fn local_address(stream: &TcpStream, listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() || listen.port() == 0 {
+        stream.local_addr().unwrap_or(listen)
+    } else {
+        listen
+    }
 }
 
 /// Errors of a connection that was gone before it was accepted, not of the listener.
