@@ -350,11 +350,14 @@ impl PodBody {
                 if let Some(data) = frame.data_ref() {
                     self.exchange.sent(data.len());
                 }
+                let mut last = self.incoming.is_end_stream();
                 if let Some(trailers) = frame.trailers_mut() {
                     strip_forbidden_trailers(trailers);
                     self.exchange.response_trailers(trailers);
+                    // Nobody may ask for what follows them.
+                    last = true;
                 }
-                if self.incoming.is_end_stream() {
+                if last {
                     self.end(None);
                 }
                 Poll::Ready(Some(Ok(frame)))

@@ -93,39 +93,41 @@ async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<ht
         if let Some(slot) = take(exchange, &choice) {
             return Ok(slot);
         }
-        let Some(opening) = exchange.worker.http2.borrow().opening((choice.endpoint.id(), exchange.owner()))
-        else {
-            break;
-        };
-        if timeout_at(started + ALL_CONNECTS, opening.notified()).await.is_err() {
-            exchange.connect_failed(&choice, ConnectFailure::Timeout.reason(), started);
-            return Err(Failure::Connect(ConnectFailure::Timeout));
+        let key = (choice.endpoint.id(), exchange.owner());
+        let opening = exchange.worker.http2.borrow().opening(key);
+        if let Some(opening) = opening {
+            if timeout_at(started + ALL_CONNECTS, opening.notified()).await.is_err() {
+                exchange.connect_failed(&choice, ConnectFailure::Timeout.reason(), started);
+                return Err(Failure::Connect(ConnectFailure::Timeout));
+            }
+            if !exchange.site.upstream.aside(&choice.endpoint) && !choice.endpoint.is_gone() {
+                continue;
+            }
+        } else {
+            let permit = match make_room(exchange) {
+                Ok(permit) => permit,
+                // One connection to each pod there may be, as with Envoy: else one pod's would starve the others for ever.
+                Err(Full) if !exchange.worker.http2.borrow().has(key) => None,
+                Err(Full) => return Err(Failure::Overflow),
+            };
+            let opening = http2::Opening::begin(&exchange.worker.http2, key);
+            let opened = match connect(exchange, tried, choice, permit, take).await? {
+                Found::Idle(slot) => return Ok(slot),
+                Found::New(opened) => opened,
+            };
+            let pod = Arc::clone(&opened.peer.endpoint);
+            let limits = exchange.site.config.limits;
+            if let Ok(slot) =
+                http2::Connection::open(opened, exchange.owner(), limits, &exchange.worker).await
+            {
+                return Ok(slot);
+            }
+            drop(opening);
+            tried.refused.push(pod.id());
         }
-        if exchange.site.upstream.aside(&choice.endpoint) || choice.endpoint.is_gone() {
-            choice = choose(exchange, tried, []).await?;
-            exchange.chosen(&choice);
-        }
+        choice = choose(exchange, tried, []).await?;
+        exchange.chosen(&choice);
     }
-    let permit = match make_room(exchange) {
-        Ok(permit) => permit,
-        // One connection to each pod there may be, as with Envoy: else one pod's would starve the others for ever.
-        Err(Full) if !exchange.worker.http2.borrow().has((choice.endpoint.id(), exchange.owner())) => None,
-        Err(Full) => return Err(Failure::Overflow),
-    };
-    let opening = http2::Opening::begin(&exchange.worker.http2, (choice.endpoint.id(), exchange.owner()));
-    let slot = match connect(exchange, tried, choice.clone(), permit, take).await? {
-        Found::Idle(slot) => Some(slot),
-        Found::New(opened) => {
-            let choice = Choice { endpoint: Arc::clone(&opened.peer.endpoint), ..choice };
-            let connection =
-                http2::Connection::open(opened, exchange.owner(), exchange.site.config.limits).await;
-            let connection = connection.map_err(|_| Failure::Connect(ConnectFailure::Other))?;
-            exchange.worker.share(connection);
-            take(exchange, &choice)
-        }
-    };
-    drop(opening);
-    slot.ok_or(Failure::Closed)
 }
 
 async fn acquire_connection(

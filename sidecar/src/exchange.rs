@@ -532,12 +532,12 @@ struct Retrying {
     _permit: Option<Permit>,
 }
 
-/// Host, or `:authority` of HTTP/2.
+/// `:authority` of HTTP/2, or Host.
 fn authority(head: &Parts) -> Option<HeaderValue> {
-    if let Some(host) = head.headers.get(http::header::HOST) {
-        return Some(host.clone());
+    match head.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => head.headers.get(http::header::HOST).cloned(),
     }
-    HeaderValue::from_str(head.uri.authority()?.as_str()).ok()
 }
 
 /// Moves bytes until the connection can serve again, or has ended.

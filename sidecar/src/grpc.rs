@@ -48,6 +48,25 @@ pub const fn status_of_http(status: StatusCode) -> u32 {
     }
 }
 
+/// The HTTP status that a call's status is counted as for the pod's health, as Envoy does.
+#[must_use]
+pub const fn http_status_of(status: u32) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
 /// The call's deadline, from its `grpc-timeout`: up to eight digits and a unit. What is malformed is the pod's affair.
 #[must_use]
 pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
@@ -107,6 +126,13 @@ fn percent_encoded(message: &str) -> String {
 mod tests {
     use super::*;
     use crate::error::{ConnectFailure, Failure, verdict};
+
+    #[test]
+    fn only_what_is_the_pods_fault_counts_against_it() {
+        let against = (0..=16).filter(|status| http_status_of(*status) >= 500).collect::<Vec<_>>();
+        assert_eq!(against, [2, 4, 12, 13, 14, 15]);
+        assert_eq!([4, 14].map(http_status_of), [504, 503], "gateway failures");
+    }
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())])

@@ -206,11 +206,7 @@ fn check_host(head: &mut Parts, target_host: &HeaderValue) -> Result<(), Failure
 
 /// What h2 lets through although RFC 9113 §8.2.1 and §8.3.1 call it malformed, and the limits of HTTP/1.
 fn check_http2(head: &Parts, limits: Limits) -> Result<(), Failure> {
-    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if !(target.starts_with('/') || target == "*" && head.method == Method::OPTIONS) {
-        return Err(Failure::BadRequest("the path does not begin with a slash"));
-    }
-    let mut bytes = target.len();
+    let mut bytes = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     for (name, value) in &head.headers {
         let value = value.as_bytes();
         let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
@@ -366,21 +362,32 @@ fn has(headers: &HeaderMap, name: HeaderName) -> bool {
     values(headers, name).next().is_some()
 }
 
-/// Fields for this connection only (RFC 9110 §7.6.1), those that Connection names among them.
+/// Fields for this connection only (RFC 9110 §7.6.1); Connection is the first.
+static HOP_BY_HOP: [HeaderName; 6] =
+    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::UPGRADE, HTTP2_SETTINGS];
+
+/// Removes them, and those that Connection names.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut named = Vec::new();
-    for value in values(headers, header::CONNECTION) {
-        // The usual values name no field; a Vec that stays empty costs nothing.
-        if !is_plain_connection(value) {
-            named.extend(named_fields(value));
+    let mut found = [false; HOP_BY_HOP.len()];
+    for name in headers.keys() {
+        if let Some(index) = HOP_BY_HOP.iter().position(|field| field == name) {
+            found[index] = true;
         }
     }
-    for name in named {
-        headers.remove(name);
+    if found[0] {
+        let mut named = Vec::new();
+        for value in values(headers, header::CONNECTION) {
+            // The usual values name no field; a Vec that stays empty costs nothing.
+            if !is_plain_connection(value) {
+                named.extend(named_fields(value));
+            }
+        }
+        for name in named {
+            headers.remove(name);
+        }
     }
-    let own = [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::UPGRADE, HTTP2_SETTINGS];
-    for name in own {
-        if has(headers, name.clone()) {
+    for (name, found) in HOP_BY_HOP.iter().zip(found) {
+        if found {
             headers.remove(name);
         }
     }

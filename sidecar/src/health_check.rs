@@ -22,6 +22,7 @@ use whichpod_config::{CheckKind, HealthCheck};
 use whichpod_upstream::{Endpoint, EndpointId};
 
 use crate::site::Site;
+use crate::transport::{Tls, Transport};
 
 /// What checks call themselves.
 const USER_AGENT: &str = concat!("whichpod-health-check/", env!("CARGO_PKG_VERSION"));
@@ -57,13 +58,10 @@ async fn check_pod(site: Arc<Site>, endpoint: Arc<Endpoint>, check: Arc<HealthCh
     // Many pods that come at once are not checked at once.
     sleep(check.interval.mul_f64(fastrand::f64()).min(Duration::from_secs(1))).await;
     loop {
-        let result =
-            match timeout(check.timeout, ask(address, &check.kind, site.host.to_str().unwrap_or("upstream")))
-                .await
-            {
-                Ok(result) => result,
-                Err(_) => Err(Unwell::Late),
-            };
+        let result = match timeout(check.timeout, ask(address, &check.kind, &Asks::of(&site))).await {
+            Ok(result) => result,
+            Err(_) => Err(Unwell::Late),
+        };
         let stats = &site.stats.checks;
         stats.attempts.fetch_add(1, Relaxed);
         if result.is_err() {
@@ -151,16 +149,38 @@ impl From<hyper::Error> for Unwell {
     }
 }
 
-/// One check; `name` is the host that is asked for unless the check has its own.
-async fn ask(address: SocketAddr, kind: &CheckKind, name: &str) -> Result<(), Unwell> {
-    let stream = TcpStream::connect(address).await.map_err(Unwell::Connect)?;
+/// How an upstream's pods are asked.
+struct Asks<'a> {
+    /// The host, unless the check has its own.
+    name: &'a str,
+    /// As requests do.
+    tls: Option<&'a Tls>,
+}
+
+impl<'a> Asks<'a> {
+    fn of(site: &'a Site) -> Self {
+        Self { name: site.host.to_str().unwrap_or("upstream"), tls: site.tls.as_ref() }
+    }
+
+    async fn connect(&self, address: SocketAddr, protocol: &[u8]) -> std::io::Result<TokioIo<Transport>> {
+        let stream = TcpStream::connect(address).await?;
+        Ok(TokioIo::new(match self.tls {
+            Some(tls) => tls.connect_for(protocol, stream).await?,
+            None => Transport::Tcp(stream),
+        }))
+    }
+}
+
+/// One check.
+async fn ask(address: SocketAddr, kind: &CheckKind, asks: &Asks<'_>) -> Result<(), Unwell> {
     match kind {
-        CheckKind::Tcp => Ok(()),
+        CheckKind::Tcp => TcpStream::connect(address).await.map(drop).map_err(Unwell::Connect),
         CheckKind::Http { path, host, expected_statuses } => {
             let mut request = request(Method::GET, path.clone(), Full::default())?;
-            let host = host.clone().unwrap_or_else(|| name.to_owned());
+            let host = host.clone().unwrap_or_else(|| asks.name.to_owned());
             request.headers_mut().insert(header::HOST, host.try_into().map_err(unsent)?);
-            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            let io = asks.connect(address, b"http/1.1").await.map_err(Unwell::Connect)?;
+            let (mut sender, connection) = http1::handshake(io).await?;
             // Ends with this check, be it in time or not.
             let mut driver = JoinSet::new();
             driver.spawn(async move { drop(connection.await) });
@@ -168,14 +188,18 @@ async fn ask(address: SocketAddr, kind: &CheckKind, name: &str) -> Result<(), Un
             if expected_statuses.contains(&status) { Ok(()) } else { Err(Unwell::Status(status)) }
         }
         CheckKind::Grpc { service } => {
-            let uri = format!("http://{address}/grpc.health.v1.Health/Check");
+            let uri = format!(
+                "{}://{}/grpc.health.v1.Health/Check",
+                if asks.tls.is_some() { "https" } else { "http" },
+                asks.name
+            );
             let mut request = request(Method::POST, uri, Full::from(question(service)))?;
             *request.version_mut() = Version::HTTP_2;
             let headers = request.headers_mut();
             headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
             headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
-            let (mut sender, connection) =
-                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+            let io = asks.connect(address, b"h2").await.map_err(Unwell::Connect)?;
+            let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
             let mut driver = JoinSet::new();
             driver.spawn(async move { drop(connection.await) });
             grpc_answer(sender.send_request(request).await?).await
@@ -349,6 +373,8 @@ mod tests {
         assert_eq!(serving_name(9), "serving status 9");
     }
 
+    const CLEAR: Asks<'_> = Asks { name: "web", tls: None };
+
     /// What a gRPC server says: its HTTP status, the message, the trailer.
     type Says = (u16, &'static [u8], Option<&'static str>);
 
@@ -377,7 +403,7 @@ mod tests {
                 .await;
         });
         let kind = CheckKind::Grpc { service: "db.Query".to_owned() };
-        ask(address, &kind, "web").await.map_or_else(|why| why.to_string(), |()| "passes".to_owned())
+        ask(address, &kind, &CLEAR).await.map_or_else(|why| why.to_string(), |()| "passes".to_owned())
     }
 
     #[tokio::test]
@@ -412,12 +438,12 @@ mod tests {
         });
         let http = CheckKind::Http { path: "/".into(), host: None, expected_statuses: vec![200] };
         for kind in [http, CheckKind::Grpc { service: String::new() }] {
-            assert!(ask(address, &kind, "web").await.is_err(), "{kind:?}");
+            assert!(ask(address, &kind, &CLEAR).await.is_err(), "{kind:?}");
         }
-        assert!(ask(address, &CheckKind::Tcp, "web").await.is_ok());
+        assert!(ask(address, &CheckKind::Tcp, &CLEAR).await.is_ok());
         server.abort_all();
         while server.join_next().await.is_some() {}
-        let refused = ask(address, &CheckKind::Tcp, "web").await.unwrap_err().to_string();
+        let refused = ask(address, &CheckKind::Tcp, &CLEAR).await.unwrap_err().to_string();
         assert!(refused.starts_with("connect: "), "{refused}");
     }
 

@@ -8,15 +8,19 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::connection;
 use crate::io::Downstream;
-use crate::limits::{self, Permit};
+use crate::limits::{self, Full, Permit};
 use crate::memory::Pressure;
 use crate::worker::{Worker, spawn};
 
 /// Pause after the system refused another connection (no descriptors, no memory).
 const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// The least time between two warnings about too many connections.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// A connection on its way to another worker.
 pub struct Handed {
@@ -78,6 +82,7 @@ impl Drop for Counted {
 /// Accepts connections for one upstream, for as long as the first worker runs.
 pub async fn accept(listener: TcpListener, site: usize, worker: Rc<Worker>, crew: Crew) {
     let mut warned = false;
+    let mut full = TooMany::default();
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => {
@@ -85,9 +90,10 @@ pub async fn accept(listener: TcpListener, site: usize, worker: Rc<Worker>, crew
                 if worker.shared.memory.pressure() == Pressure::RefuseConnections {
                     continue;
                 }
-                // Who is one too many is closed at once; the limit says how many were.
-                if let Ok(permit) = limits::enter(worker.shared.sites[site].limits.clients.as_ref()) {
-                    hand_over(stream, remote, site, &worker, &crew, permit);
+                match limits::enter(worker.shared.sites[site].limits.clients.as_ref()) {
+                    Ok(permit) => hand_over(stream, remote, site, &worker, &crew, permit),
+                    // One too many, which is closed at once. Metrics say how many were.
+                    Err(Full) => full.say(&worker.shared.sites[site].config.name),
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -102,6 +108,25 @@ pub async fn accept(listener: TcpListener, site: usize, worker: Rc<Worker>, crew
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
+    }
+}
+
+/// Says now and then that clients are turned away.
+#[derive(Default)]
+struct TooMany {
+    said: Option<Instant>,
+}
+
+impl TooMany {
+    fn say(&mut self, upstream: &str) {
+        if self.said.is_some_and(|said| said.elapsed() < SAY_AGAIN) {
+            return;
+        }
+        self.said = Some(Instant::now());
+        tracing::warn!(
+            upstream,
+            "clients' connections are closed at once: limits.connections is reached; raise it if they are wanted"
+        );
     }
 }
 
@@ -147,7 +172,7 @@ fn start(
 ) {
     let site = Arc::clone(&worker.shared.sites[site]);
     let id = worker.shared.next_connection.fetch_add(1, Relaxed);
-    let local = stream.local_addr().unwrap_or(site.config.listen);
+    let local = local_address(&stream, site.config.listen);
     let downstream = Rc::new(Downstream::new(id, remote, local));
     let watched = worker.watch(Rc::clone(&downstream), Arc::clone(&site));
     let worker = Rc::clone(worker);
@@ -155,6 +180,15 @@ fn start(
         connection::serve(worker, site, stream, downstream).await;
         drop((watched, held));
     });
+}
+
+/// Our end of a connection: asked for only where the listener's address does not say it.
+fn local_address(stream: &TcpStream, listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() || listen.port() == 0 {
+        stream.local_addr().unwrap_or(listen)
+    } else {
+        listen
+    }
 }
 
 /// Errors of a connection that was gone before it was accepted, not of the listener.

@@ -115,7 +115,8 @@ async fn forward(
             Ok(mut response) => {
                 let status = response.status();
                 exchange.attempt_answered(status);
-                exchange.observe(&link.peer().endpoint, Outcome::Status(status.as_u16()));
+                exchange
+                    .observe(&link.peer().endpoint, Outcome::Status(status_for_health(exchange, &response)));
                 let replay = with_body(exchange, replay);
                 let decision = after_response(exchange, &response, replay, retries);
                 let copy = if allows(exchange, decision) { copy } else { None };
@@ -163,6 +164,12 @@ async fn forward(
         request = again;
     }
     Err(Failure::Closed)
+}
+
+/// What the response says about its pod: a call's own status, where that is the whole answer.
+fn status_for_health(exchange: &Exchange, response: &Response<Incoming>) -> u16 {
+    let call = if exchange.is_grpc() { grpc::status(response.headers()) } else { None };
+    call.map_or(response.status().as_u16(), grpc::http_status_of)
 }
 
 /// Decides after a response's head.
@@ -338,6 +345,9 @@ fn local_answer(mut exchange: Box<Exchange>, failure: Failure) -> Response<Respo
         exchange.end(None);
         let mut response = Response::new(ResponseBody::Local(None, exchange));
         grpc::trailers_only(response.headers_mut(), status, text.trim_end());
+        if verdict.close {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         return response;
     }
     exchange.failed(&verdict);

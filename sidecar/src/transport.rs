@@ -35,8 +35,25 @@ impl Tls {
     /// # Errors
     /// Why one of the two sides refuses the other.
     pub async fn connect(&self, stream: TcpStream) -> io::Result<Transport> {
-        let connector = TlsConnector::from(self.client.config());
-        let stream = connector.connect(self.name.clone(), stream).await?;
+        self.connect_by(self.client.config(), stream).await
+    }
+
+    /// Agrees on TLS and on this protocol (ALPN), whatever requests use: for health checks.
+    ///
+    /// # Errors
+    /// Why one of the two sides refuses the other.
+    pub async fn connect_for(&self, protocol: &[u8], stream: TcpStream) -> io::Result<Transport> {
+        let mut config = rustls::ClientConfig::clone(&self.client.config());
+        config.alpn_protocols = vec![protocol.to_vec()];
+        self.connect_by(Arc::new(config), stream).await
+    }
+
+    async fn connect_by(
+        &self,
+        config: Arc<rustls::ClientConfig>,
+        stream: TcpStream,
+    ) -> io::Result<Transport> {
+        let stream = TlsConnector::from(config).connect(self.name.clone(), stream).await?;
         Ok(Transport::Tls(Box::new(stream)))
     }
 }

@@ -40,9 +40,12 @@ fn value(name: &HeaderName, from: &HeaderMap) -> Option<HeaderValue> {
     if !from.keys().any(|there| there == name) {
         return None;
     }
+    if !matches!(name.as_str(), "x-forwarded-for" | "forwarded" | "via") {
+        return from.get(name).cloned();
+    }
     let mut values = from.get_all(name).iter();
     let first = values.next()?;
-    if values.next().is_none() || !matches!(name.as_str(), "x-forwarded-for" | "forwarded" | "via") {
+    if values.next().is_none() {
         return Some(first.clone());
     }
     let mut joined = Vec::new();

@@ -34,6 +34,7 @@ mod twin_name;
 
 mod facts;
 pub mod names;
+pub mod native;
 mod options;
 mod reason;
 mod service;

@@ -1,29 +1,16 @@
 //! What somebody who misspelt a name may have meant.
 
+/// Longer words are not compared: the comparison takes time and memory in proportion to the length.
+const LONGEST: usize = 64;
+
 /// The candidate with the fewest edits from `text`, if it is near enough to be meant.
 pub(crate) fn of<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .into_iter()
-        .map(|candidate| (distance(text, candidate), candidate))
+    let comparable = candidates.into_iter().filter(|_| text.len() <= LONGEST);
+    comparable
+        .map(|candidate| (strsim::levenshtein(text, candidate), candidate))
         .min()
         .filter(|(edits, candidate)| *edits <= candidate.len().div_ceil(2).min(4))
         .map(|(_, candidate)| candidate)
-}
-
-/// Insertions, deletions and replacements that lead from one text to the other (Levenshtein).
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, l) in left.chars().take(100).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, r) in right.iter().enumerate() {
-            let replaced = diagonal + usize::from(l != *r);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[right.len()]
 }
 
 #[cfg(test)]

@@ -388,6 +388,12 @@ impl Http2Client {
         self.sender.clone().ready().await?.send_request(head, ends)
     }
 
+    /// False once the other side has said that it takes no more streams, or has ended the connection.
+    pub fn is_open(&self) -> bool {
+        let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        !matches!(self.sender.clone().poll_ready(cx), std::task::Poll::Ready(Err(_)))
+    }
+
     /// `GET path`.
     ///
     /// # Errors

@@ -300,7 +300,10 @@ impl Shared {
         }
         endpoint.outlier.eject(rules, cause, self.millis(Instant::now()));
         self.health_stats.ejections.fetch_add(1, Ordering::Relaxed);
-        self.avoids_unwell.store(true, Ordering::Relaxed);
+        if !self.health_stats.panics.load(Ordering::Relaxed) {
+            // At once; whether this leads to a panic is decided by the task that is woken.
+            self.avoids_unwell.store(true, Ordering::Relaxed);
+        }
         self.ejected.notify_one();
     }
 

@@ -28,6 +28,7 @@ use crate::peer::Peer;
 use crate::pool::Owner;
 use crate::retry::Progress;
 use crate::upstream_connection::SendError;
+use crate::worker::Worker;
 
 use super::{CONNECTION_WINDOW, Pump, SEND_BUFFER, STREAM_WINDOW, Stopped};
 
@@ -51,15 +52,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Speaks HTTP/2 on a connected socket, and starts the task that moves its frames.
+    /// Speaks HTTP/2 on a connected socket, starts the task that moves its frames, and lets the worker's other requests use
+    /// it, too.
     ///
     /// # Errors
-    /// When the pod closes the connection at once.
+    /// When the pod has closed the connection already.
     pub async fn open(
         Opened { stream, peer }: Opened,
         owner: Owner,
         limits: Limits,
-    ) -> Result<Rc<Self>, h2::Error> {
+        worker: &Worker,
+    ) -> Result<Slot, h2::Error> {
         // The largest head that is accepted, as h2 counts it.
         let head = u32::try_from(limits.head_bytes).unwrap_or(u32::MAX);
         let (sender, driver) = Builder::new()
@@ -80,7 +83,7 @@ impl Connection {
             }
             flag.set(true);
         });
-        Ok(Rc::new(Self {
+        let connection = Rc::new(Self {
             sender,
             peer,
             owner,
@@ -88,12 +91,15 @@ impl Connection {
             idle_since: Cell::new(Instant::now()),
             served: Cell::new(false),
             ended,
-        }))
+        });
+        let slot = connection.place().map_err(|_| h2::Error::from(Reason::CONNECT_ERROR))?;
+        worker.share(connection);
+        Ok(slot)
     }
 
     /// A place for one more stream; [`Room::Full`] at the pod's limit.
     fn place(self: &Rc<Self>) -> Result<Slot, Room> {
-        if self.ended.get() || self.peer.endpoint.is_gone() {
+        if self.ended.get() {
             return Err(Room::Over);
         }
         // A clone does not wait for other streams; it only says whether the pod has ended the connection, or is about to.
@@ -137,6 +143,10 @@ impl Connections {
         let mut index = 0;
         while let Some(connection) = connections.get(index) {
             match connection.place() {
+                // A pod that is gone gets no new stream.
+                Ok(slot) if connection.peer.endpoint.is_gone() => {
+                    drop((slot, connections.remove(index)));
+                }
                 Ok(slot) => return Some(slot),
                 Err(Room::Full) => index += 1,
                 Err(Room::Over) => drop(connections.remove(index)),

@@ -98,7 +98,7 @@ fn certificates_that_others_bring_are_served_as_soon_as_they_change() {
     installation.register(&replica).unwrap();
     // Nobody has written the caBundle yet: as cert-manager's injector does a moment later.
     wait_for("a replica that nobody trusts", PATIENCE, || {
-        Ok(replica.readiness()?.contains("caBundle").then_some(()))
+        Ok(replica.readiness()?.contains("to trust the certificate").then_some(()))
     })
     .unwrap();
     installation.trust(&first.bundle()).unwrap();

@@ -24,20 +24,15 @@ pub(crate) async fn answer<B: Body>(request: Request<B>) -> Response<Full<Bytes>
     let mut answer = format!("i am backend in {}\n", pod());
     match path.split_once('/').unwrap_or((&path, "")) {
         ("headers", _) => {
-            answer = headers.iter().map(|(name, value)| format!("{name}: {value:?}\n")).collect()
+            answer = headers.iter().map(|(name, value)| format!("{name}: {value:?}\n")).collect();
         }
         ("status", code) => status = code.parse().unwrap_or(StatusCode::BAD_REQUEST),
-        ("sleep", time) => pause(Duration::from_millis(time.parse().unwrap_or(0))).await,
+        ("sleep", time) => tokio::time::sleep(Duration::from_millis(time.parse().unwrap_or(0))).await,
         _ => {}
     }
     let mut response = text(status, answer);
     response.headers_mut().insert("x-received-bytes", received.into());
     response
-}
-
-#[expect(clippy::disallowed_methods, reason = "the request tells this app to be slow")]
-async fn pause(time: Duration) {
-    tokio::time::sleep(time).await;
 }
 
 #[cfg(test)]

@@ -203,6 +203,7 @@ http {{
     keepalive_requests 100000000;
     open_file_cache max=10;
     sendfile on;
+    tcp_nopush on;
     tcp_nodelay on;
     client_body_temp_path backend-body;
     server {{

@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const BUSY: f64 = 0.7;
 /// The same, when latency is measured.
 const CALM: f64 = 0.3;
+/// So few connections show that a proxy serves, before many of them are counted.
+const WARMING: usize = 8;
 /// TCP: there and back at a time.
 const CHUNK: usize = 16 * 1024;
 
@@ -177,10 +179,14 @@ impl Bench<'_> {
         pause(self.length());
         let spent = (family.cpu()? - before).total / self.length().as_secs_f64();
         metrics.insert(Metric::CpuIdle, vec![spent]);
-        let client = client(row, self.programs, listen, folder)?;
+        let warming = match row.traffic {
+            Traffic::Idle(_) => Row { traffic: Traffic::Idle(WARMING), ..row.clone() },
+            _ => row.clone(),
+        };
+        let warm_up = client(&warming, self.programs, listen, folder)?;
         let mut reason = None;
         let ready = process.wait_until(PATIENCE, || {
-            match client.run(Pace::Closed, Duration::from_millis(100), folder, || Ok(())) {
+            match warm_up.run(Pace::Closed, Duration::from_millis(100), folder, || Ok(())) {
                 Ok(outcome) => {
                     reason = outcome.reason;
                     outcome.failed == 0 && outcome.ok > 0
@@ -192,6 +198,7 @@ impl Bench<'_> {
             }
         });
         ready.with_context(|| reason.unwrap_or_default())?;
+        let client = client(row, self.programs, listen, folder)?;
         Ok(Running { _process: process, family, client, metrics })
     }
 

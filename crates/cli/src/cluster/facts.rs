@@ -4,18 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
+use whichpod_injection::native::{self, Native};
 use whichpod_injection::{Facts, Options};
 
 use super::installed::{Installed, installed};
 use super::request::Cluster;
 use crate::ask::{OptionFlags, base_options};
 use crate::exit::{Exit, Failure};
-
-/// The first minor version of Kubernetes 1 with native sidecars.
-const NATIVE_SINCE: u32 = 29;
-
-/// From here on every kubelet has them: it may be three minor versions older than its API server.
-const NATIVE_EVERYWHERE_SINCE: u32 = NATIVE_SINCE + 3;
 
 /// What is known of a cluster.
 pub struct Known {
@@ -100,18 +95,20 @@ async fn options(
 /// Whether API server and kubelets know native sidecars, by the webhook's rule.
 async fn native_sidecars(cluster: &Cluster, notes: &mut Vec<String>) -> Result<bool, Failure> {
     let version = allowed(cluster.get("", "version").await, notes)?.flatten().unwrap_or_default();
-    let minor = minor(&version["major"], &version["minor"]).unwrap_or(0);
-    if !(NATIVE_SINCE..NATIVE_EVERYWHERE_SINCE).contains(&minor) {
-        return Ok(minor >= NATIVE_SINCE);
+    let text = |key: &str| version[key].as_str().unwrap_or_default();
+    match native::of_api_server(text("major"), text("minor")) {
+        Native::Yes => Ok(true),
+        Native::No => Ok(false),
+        Native::AskKubelets => {
+            let mut all = true;
+            let mut look = |node: Value| {
+                let version = node["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or_default();
+                all &= native::of_kubelet(version);
+            };
+            let listed = allowed(cluster.list("/api/v1/nodes", None, &mut look).await, notes)?;
+            Ok(listed.is_some() && all)
+        }
     }
-    let mut oldest = u32::MAX;
-    let mut look = |node: Value| {
-        let version = node["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or_default();
-        oldest = oldest.min(minor_of_kubelet(version).unwrap_or(0));
-    };
-    // A kubelet that does not know them would never start the pod's other containers.
-    let listed = allowed(cluster.list("/api/v1/nodes", None, &mut look).await, notes)?;
-    Ok(listed.is_some() && oldest >= NATIVE_SINCE)
 }
 
 /// All Services, or those of the namespaces where nobody may see all.
@@ -186,27 +183,6 @@ fn allowed<T>(result: Result<T, Failure>, notes: &mut Vec<String>) -> Result<Opt
     }
 }
 
-/// The minor version of Kubernetes 1; vendors append signs to it (`29+`). Later major versions know everything.
-fn minor(major: &Value, minor: &Value) -> Option<u32> {
-    let number = |value: &Value| leading_number(value.as_str()?);
-    match number(major)? {
-        0 => Some(0),
-        1 => number(minor),
-        _ => Some(u32::MAX),
-    }
-}
-
-/// `v1.29.4-gke.100`
-fn minor_of_kubelet(version: &str) -> Option<u32> {
-    let mut parts = version.strip_prefix('v')?.split('.');
-    minor(&Value::from(parts.next()?), &Value::from(parts.next()?))
-}
-
-fn leading_number(text: &str) -> Option<u32> {
-    let end = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
-    text[..end].parse().ok()
-}
-
 /// The domain that CoreDNS serves, by its configuration: `kubernetes cluster.local in-addr.arpa {`. A webhook finds the same
 /// in its own resolv.conf, which is not to be had here.
 fn domain(config: &Value) -> Option<String> {
@@ -229,17 +205,6 @@ fn addresses(service: &Value) -> Vec<IpAddr> {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn versions_of_every_vendor_are_understood() {
-        let of = |major: &str, of_minor: &str| minor(&json!(major), &json!(of_minor));
-        assert_eq!(of("1", "35"), Some(35));
-        assert_eq!(of("1", "28+"), Some(28));
-        assert_eq!(of("2", "0"), Some(u32::MAX));
-        assert_eq!((of("1", ""), minor(&json!(null), &json!(null))), (None, None));
-        assert_eq!(minor_of_kubelet("v1.28.15-eks-94953ac"), Some(28));
-        assert_eq!((minor_of_kubelet("v1.30+k3s"), minor_of_kubelet("unknown")), (Some(30), None));
-    }
 
     #[test]
     fn the_domain_is_what_coredns_serves() {

@@ -224,7 +224,7 @@ const DOCUMENT_ERRORS: &[(&str, &[&str])] = &[
     (
         "upstreams: [{target: 'a:1', retry: {on: [5xxx]}}]",
         &[
-            "upstreams[0].retry.on[0]: \"5xxx\": not known here; did you mean 5xx? accepted: connect-failure, refused-stream, reset, 5xx, gateway-error, retriable-4xx, retriable-status-codes, retriable-headers",
+            "upstreams[0].retry.on[0]: \"5xxx\": not known here; did you mean 5xx? accepted: connect-failure, refused-stream, reset, 5xx, gateway-error, retriable-4xx, retriable-status-codes, retriable-headers, cancelled, deadline-exceeded, resource-exhausted, internal, unavailable",
         ],
     ),
     (

@@ -450,7 +450,7 @@ upstream db
   routes       /a (first), /b; anything else is 404
   timeouts     connect 1s, request 1m30s, idle off, head 10s, client's connection 1h, pod's connection 4s
   retry        on retriable-status-codes (503, 429); 1 more attempts at most
-  limits       head 61440 bytes, 100 headers
+  limits       head 61440 bytes, 100 headers, 1024 streams a connection
   at most      9 requests
   adds headers x-whichpod-upstream, x-whichpod-pod (response)
 dns

@@ -99,7 +99,8 @@ impl Scenario {
                 log.lines().filter_map(Line::parse).filter(|line| line.request.contains(&about)).collect();
             Ok((lines.len() >= at_least).then_some(lines))
         });
-        lines.unwrap_or_else(|error| panic!("{error:#}: {at_least} about {path} in the log of {of}:\n{log}"))
+        assert!(lines.is_ok(), "not {at_least} lines about {path} in the log of {of}:\n{log}");
+        lines.unwrap()
     }
 
     /// Waits until the sidecar's diagnostics contain all of these.

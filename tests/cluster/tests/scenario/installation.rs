@@ -89,7 +89,7 @@ fn one_annotation_shows_the_pods_within_a_minute_of_the_installation() {
 /// An uninstall names what still has a sidecar; taken out, nginx goes on as before.
 fn uninstalled_as_told(stage: &Stage, scenario: &Scenario, nginx: &Nginx<'_>) {
     let uninstall = ["uninstall", "whichpod", "-n", whichpod::NAMESPACE, "--wait"];
-    stage.client().helm(&uninstall).expect_err("while a sidecar is left");
+    assert!(stage.client().helm(&uninstall).is_err(), "while a sidecar is left");
     let logs = ["logs", "job/whichpod-pre-delete", "-n", whichpod::NAMESPACE];
     let left = stage.client().run(&logs).unwrap();
     assert!(left.contains(&format!("deployment/nginx-test in {}", scenario.here())), "{left}");
