@@ -49,7 +49,7 @@ pub fn prepare(
     } else {
         check_host(head, target_host)?;
         check_framing(&head.headers)?;
-        if has(&head.headers, header::TRANSFER_ENCODING) {
+        if has(&head.headers, &header::TRANSFER_ENCODING) {
             // Some pods know only this spelling.
             head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
@@ -66,7 +66,7 @@ pub fn prepare(
         (true, false) => {
             authority_to_host(head)?;
             join_cookies(&mut head.headers);
-            if has_body && !has(&head.headers, header::CONTENT_LENGTH) {
+            if has_body && !has(&head.headers, &header::CONTENT_LENGTH) {
                 head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
@@ -86,7 +86,7 @@ pub fn prepare(
 /// True if the client waits for `100 Continue` before it sends the body.
 #[must_use]
 pub fn expects_continue(headers: &HeaderMap) -> bool {
-    values(headers, header::EXPECT).next().is_some_and(is_continue)
+    first(headers, &header::EXPECT).is_some_and(is_continue)
 }
 
 /// Makes a pod's head fit to be sent to the client; returns the pod's own limit for an idle connection, in
@@ -96,8 +96,8 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
 /// [`Failure::UpstreamProtocol`] for a transfer coding other than chunked: it cannot be passed on, because it
 /// belongs to the pod's connection.
 pub fn finish(headers: &mut HeaderMap) -> Result<Option<u64>, Failure> {
-    let mut idle_seconds = values(headers, KEEP_ALIVE).next().and_then(keep_alive_timeout);
-    if has(headers, header::TRANSFER_ENCODING) {
+    let mut idle_seconds = first(headers, &KEEP_ALIVE).and_then(keep_alive_timeout);
+    if has(headers, &header::TRANSFER_ENCODING) {
         let (coding, another) = first_two(headers, header::TRANSFER_ENCODING);
         let chunked = coding.is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if !chunked || another.is_some() {
@@ -116,7 +116,7 @@ pub fn finish(headers: &mut HeaderMap) -> Result<Option<u64>, Failure> {
 
 /// Keeps the request's id or gives it one (UUID v4).
 pub fn ensure_request_id(headers: &mut HeaderMap) {
-    if has(headers, X_REQUEST_ID) {
+    if has(headers, &X_REQUEST_ID) {
         return;
     }
     let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
@@ -142,7 +142,7 @@ pub fn append_forwarded_for(headers: &mut HeaderMap, caller: std::net::IpAddr) {
 /// The trace id of a valid `traceparent` (W3C Trace Context §3.2.2).
 #[must_use]
 pub fn trace_id(headers: &HeaderMap) -> Option<[u8; 32]> {
-    let value = values(headers, TRACEPARENT).next()?.as_bytes();
+    let value = first(headers, &TRACEPARENT)?.as_bytes();
     let id: [u8; 32] = value.get(3..35)?.try_into().ok()?;
     let is_hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
     let valid = value.len() >= 55
@@ -315,7 +315,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
         if another.is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Err(Failure::BadRequest("the only transfer coding that is accepted is chunked"));
         }
-        if has(headers, header::CONTENT_LENGTH) {
+        if has(headers, &header::CONTENT_LENGTH) {
             return Err(Failure::BadRequest("there is both Content-Length and Transfer-Encoding"));
         }
     }
@@ -358,8 +358,12 @@ fn first_two(headers: &HeaderMap, name: HeaderName) -> (Option<&HeaderValue>, Op
     (values.next(), values.next())
 }
 
-fn has(headers: &HeaderMap, name: HeaderName) -> bool {
-    values(headers, name).next().is_some()
+fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|there| there == name)
+}
+
+fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    if has(headers, name) { headers.get(name) } else { None }
 }
 
 /// Fields for this connection only (RFC 9110 §7.6.1); Connection is the first.

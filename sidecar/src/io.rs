@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -385,16 +384,14 @@ impl AsyncRead for UpstreamIo {
 /// Up to this many bytes are copied together: one `send` costs less than one `writev`.
 const SMALL: usize = 2048;
 
-/// Small writes as one; `None` if they are not small. What is not used of the space is not touched.
-fn join(bufs: &[io::IoSlice<'_>]) -> Option<SmallVec<[u8; SMALL]>> {
-    let mut joined = SmallVec::new();
+/// Copies small writes into one; `None` if they are not small.
+fn join(bufs: &[io::IoSlice<'_>], joined: &mut [u8; SMALL]) -> Option<usize> {
+    let mut length = 0;
     for buf in bufs {
-        if buf.len() > SMALL - joined.len() {
-            return None;
-        }
-        joined.extend_from_slice(buf);
+        joined.get_mut(length..length + buf.len())?.copy_from_slice(buf);
+        length += buf.len();
     }
-    Some(joined)
+    Some(length)
 }
 
 /// Writes go to the socket unchanged; `$after` makes of each its result, and hears how many bytes were offered.
@@ -415,8 +412,9 @@ macro_rules! pass_writes_on {
                 cx: &mut Context<'_>,
                 bufs: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                let polled = match join(bufs) {
-                    Some(joined) => Pin::new(&mut self.stream).poll_write(cx, &joined),
+                let mut joined = [0; SMALL];
+                let polled = match join(bufs, &mut joined) {
+                    Some(length) => Pin::new(&mut self.stream).poll_write(cx, &joined[..length]),
                     None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
                 };
                 $after(&*self, polled, bufs.iter().map(|buf| buf.len()).sum())
