@@ -1,5 +1,7 @@
 //! Pods whose requests or health checks fail are left alone, in time, and never too many of them.
 
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 mod support;
 
 use std::collections::HashMap;
