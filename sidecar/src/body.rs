@@ -138,7 +138,7 @@ pub struct RequestBody(Option<Streamed>);
 struct Streamed {
     progress: Rc<BodyProgress>,
     /// What an earlier attempt has read.
-    replay: Option<Kept>,
+    replay: Option<Box<Kept>>,
 }
 
 impl RequestBody {
@@ -158,8 +158,8 @@ impl RequestBody {
     /// The same body once more, from its beginning; `None` if that is not kept.
     #[must_use]
     pub fn again(progress: &Rc<BodyProgress>) -> Option<Self> {
-        let replay = Some(progress.kept.borrow().clone()?);
-        Some(Self(Some(Streamed { progress: Rc::clone(progress), replay })))
+        let replay = Box::new(progress.kept.borrow().clone()?);
+        Some(Self(Some(Streamed { progress: Rc::clone(progress), replay: Some(replay) })))
     }
 }
 

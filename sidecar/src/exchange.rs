@@ -1,7 +1,9 @@
 //! One request (or TCP connection) from its beginning to its line in the access log.
 
+mod timers;
+mod tunnel;
+
 use std::borrow::Cow;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,13 +13,12 @@ use std::time::{Duration, SystemTime};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use whichpod_access_log::{Attempt, Flags, Needs, Record};
-use whichpod_config::Timeouts;
 use whichpod_upstream::{Choice, Endpoint, Outcome};
 
 use crate::body::{BodyProgress, RequestBody};
-use crate::error::{Broken, Ended, Failure, Verdict, broken, ended};
+use crate::error::{Broken, Ended, Failure, Verdict, broken};
 use crate::grpc;
 use crate::io::Downstream;
 use crate::limits::{self, Permit};
@@ -26,10 +27,10 @@ use crate::pool::Owner;
 use crate::proxy_protocol;
 use crate::retry;
 use crate::site::Site;
-use crate::tunnel::Direction;
 use crate::upgrade::{self, Switch};
 use crate::upstream_connection::UpstreamConnection;
 use crate::worker::Worker;
+use timers::Timers;
 
 /// What runs, and thus what is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -405,63 +406,6 @@ impl Exchange {
         self.tunnel
     }
 
-    /// From now on bytes are passed on both ways, until [`Self::end_tunnel`].
-    pub fn begin_tunnel(&mut self) {
-        (self.tunnel, self.wanted) = (true, true);
-        self.body = None;
-        // It lasts for as long as both sides want.
-        self.timers.request = None;
-        self.site.stats.tunnels_wanted.fetch_add(1, Relaxed);
-    }
-
-    /// So many bytes went through the tunnel.
-    pub fn passed(&mut self, direction: Direction, bytes: usize) {
-        let bytes = bytes as u64;
-        let stats = &self.site.stats;
-        let (sum, count) = match direction {
-            Direction::ToPod => (&mut self.record.bytes_received, &stats.tcp_bytes_received),
-            Direction::ToClient => (&mut self.record.bytes_sent, &stats.tcp_bytes_sent),
-        };
-        *sum += bytes;
-        if self.kind == Kind::Connection {
-            // Not only at its end, which may be days away.
-            count.fetch_add(bytes, Relaxed);
-        }
-        self.timers.moved();
-    }
-
-    /// The client says nothing more, and the pod has all of it: nobody waits for the tunnel's end.
-    pub fn client_is_done(&mut self) {
-        if std::mem::replace(&mut self.wanted, false) {
-            self.site.stats.tunnels_wanted.fetch_sub(1, Relaxed);
-        }
-    }
-
-    /// Writes a line of what is still running.
-    pub fn write_open_line(&mut self) {
-        self.record.open = true;
-        self.record.duration = self.started.elapsed();
-        self.worker.write_line(&self.record);
-        self.record.open = false;
-    }
-
-    /// When it began.
-    #[must_use]
-    pub fn started(&self) -> Instant {
-        self.started
-    }
-
-    /// Ends the tunnel and writes its line.
-    pub fn end_tunnel(&mut self, how: Ended) {
-        let (flags, details) = ended(how);
-        self.record.flags |= flags;
-        // Of a request the details tell where its response came from, unless something went wrong.
-        if self.kind == Kind::Connection || !flags.is_empty() {
-            self.record.details = Some(Cow::Borrowed(details));
-        }
-        self.end(None);
-    }
-
     /// The failure of a configured timeout that has passed; arms the timers otherwise.
     pub fn interrupted(&mut self, cx: &mut Context<'_>) -> Option<Failure> {
         self.timers.poll(cx, self.body.as_deref())
@@ -603,96 +547,4 @@ async fn drive_to_end(worker: Rc<Worker>, mut connection: Box<UpstreamConnection
     })
     .await;
     worker.keep(connection);
-}
-
-/// The timeouts of one request; off unless configured, and then no timer exists.
-struct Timers {
-    request: Option<Duration>,
-    /// The time a gRPC call has, from its head on.
-    deadline: Option<Instant>,
-    per_try: Option<Duration>,
-    idle: Option<Duration>,
-    per_try_timer: Option<Pin<Box<Sleep>>>,
-    /// An attempt is under way that has no response yet.
-    awaiting: bool,
-    request_timer: Option<Pin<Box<Sleep>>>,
-    idle_timer: Option<Pin<Box<Sleep>>>,
-    moved: Instant,
-}
-
-impl Timers {
-    fn new(timeouts: &Timeouts, per_try: Option<Duration>, started: Instant) -> Self {
-        Self {
-            request: timeouts.request,
-            deadline: None,
-            per_try,
-            idle: timeouts.idle,
-            per_try_timer: None,
-            awaiting: false,
-            request_timer: None,
-            idle_timer: None,
-            moved: started,
-        }
-    }
-
-    /// The caller's own deadline; the configured time caps it, as it caps Envoy's.
-    fn deadline(&mut self, started: Instant, asked: Option<Duration>) {
-        let Some(asked) = asked else { return };
-        let limit = self.request.map_or(asked, |limit| limit.min(asked));
-        self.deadline = Some(started + limit);
-        self.request = None;
-    }
-
-    fn attempt_begins(&mut self) {
-        self.awaiting = true;
-        self.per_try_timer = None;
-    }
-
-    fn attempt_answered(&mut self) {
-        self.awaiting = false;
-    }
-
-    fn moved(&mut self) {
-        if self.idle.is_some() {
-            self.moved = Instant::now();
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, body: Option<&BodyProgress>) -> Option<Failure> {
-        let complete = body.is_none_or(|body| body.ended.get().is_some());
-        if let Some(deadline) = self.deadline {
-            let timer =
-                self.request_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            if timer.as_mut().poll(cx).is_ready() {
-                return Some(Failure::RequestTimeout);
-            }
-        }
-        if let Some(limit) = self.request {
-            // The pod's time starts when it has the whole request.
-            if complete {
-                let timer = self.request_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-                if timer.as_mut().poll(cx).is_ready() {
-                    return Some(Failure::RequestTimeout);
-                }
-            }
-        }
-        if let (Some(limit), true, true) = (self.per_try, complete, self.awaiting) {
-            let timer = self.per_try_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-            if timer.as_mut().poll(cx).is_ready() {
-                return Some(Failure::PerTryTimeout);
-            }
-        }
-        if let Some(limit) = self.idle {
-            let moved = body.and_then(|body| body.moved.get()).map_or(self.moved, |m| m.max(self.moved));
-            let timer =
-                self.idle_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(moved + limit)));
-            while timer.as_mut().poll(cx).is_ready() {
-                if moved.elapsed() >= limit {
-                    return Some(if complete { Failure::StreamIdle } else { Failure::RequestIdle });
-                }
-                timer.as_mut().reset(moved + limit);
-            }
-        }
-        None
-    }
 }

@@ -43,6 +43,8 @@ impl Site {
     pub fn pods_speak(&self, client: Version) -> Version {
         match self.config.protocol {
             Protocol::H2c | Protocol::Grpc => Version::HTTP_2,
+            // Over TLS a version has to be agreed upon before it is known what the client speaks.
+            Protocol::Auto if self.tls.is_some() => Version::HTTP_11,
             Protocol::Auto if client == Version::HTTP_2 => Version::HTTP_2,
             _ => Version::HTTP_11,
         }

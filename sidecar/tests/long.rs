@@ -21,9 +21,10 @@ use whichpod_access_log::{Destination, Filter, Log, Writer};
 use whichpod_config::{Outcome, load};
 use whichpod_sidecar::io::Downstream;
 use whichpod_sidecar::site::Site;
+use whichpod_sidecar::translate::settings;
 use whichpod_sidecar::worker::{Shared, Worker, spawn};
 use whichpod_sidecar::{connection, log_format};
-use whichpod_upstream::{Balance, Discovery, Host, Options, Settings, Target, TargetPort, hickory};
+use whichpod_upstream::{Discovery, Options, hickory};
 
 const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
@@ -56,13 +57,7 @@ impl Served {
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
         let resolver = hickory(Some(vec![nobody]), "/dev/null".into()).unwrap();
         let discovery = Discovery::new(resolver, Options::default());
-        let settings = Settings {
-            name: "backend".into(),
-            target: Target { host: Host::Ip(address.ip()), port: TargetPort::Number(address.port()) },
-            fallback: None,
-            balance: Balance::RoundRobin,
-            lazy: false,
-        };
+        let settings = settings(&config.upstreams[0]);
         let site = Arc::new(Site::new(config.upstreams[0].clone(), discovery.add(settings), None));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");

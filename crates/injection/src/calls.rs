@@ -447,7 +447,7 @@ fn protocol_word(app_protocol: &str) -> Option<&'static str> {
     match app_protocol.to_ascii_lowercase().as_str() {
         "http" | "kubernetes.io/ws" => Some("http1"),
         "kubernetes.io/h2c" | "h2c" | "http2" => Some("h2c"),
-        "grpc" | "grpc-web" => Some("grpc"),
+        "grpc" => Some("grpc"),
         "https" | "tls" | "tcp" | "kubernetes.io/wss" | "mongo" | "mysql" | "redis" | "postgres"
         | "postgresql" | "kafka" | "amqp" => Some("tcp"),
         _ => None,

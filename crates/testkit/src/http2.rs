@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -284,7 +285,7 @@ async fn play(
 fn seen(head: &http::request::Parts) -> Value {
     let mut all = Map::new();
     all.insert(":method".into(), json!([head.method.as_str()]));
-    all.insert(":path".into(), json!([head.uri.path_and_query().map(http::uri::PathAndQuery::as_str)]));
+    all.insert(":path".into(), json!([head.uri.path_and_query().map(PathAndQuery::as_str)]));
     if let Some(authority) = head.uri.authority() {
         all.insert(":authority".into(), json!([authority.as_str()]));
     }

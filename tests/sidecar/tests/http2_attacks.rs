@@ -232,7 +232,7 @@ async fn trailers_cannot_change_what_the_request_was() {
         }
     }
     let text = String::from_utf8_lossy(&came_back).into_owned();
-    assert!(!text.contains("other") && !text.contains("host"), "h2 drops them, and so do we: {text:?}");
+    assert!(!text.contains("other") && !text.contains("host"), "{text:?}");
     assert_eq!(pod.requests(), 1);
     assert_eq!(rig.line().await.text("path"), "/echo");
 }
@@ -268,7 +268,8 @@ async fn a_header_bomb_is_answered_with_431_and_a_worse_one_ends_the_connection(
     let mut raw = Raw::connect(&rig).await;
     let mut bomb = block(GET);
     bomb.extend_from_slice(&[0x40, 1, b'x', 127]);
-    bomb.extend_from_slice(&[(3900_u32 - 127) as u8 | 128, ((3900 - 127) / 128) as u8]);
+    // 3,900 as an integer with a prefix of 7 bits (RFC 7541 §5.1).
+    bomb.extend_from_slice(&[189, 29]);
     bomb.extend(std::iter::repeat_n(b'v', 3900));
     bomb.extend(std::iter::repeat_n(0x80 | 62, 12_000));
     raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &bomb)).await;
