@@ -103,7 +103,7 @@ enum Client {
 
 impl Bench<'_> {
     fn length(&self) -> Duration {
-        Duration::from_millis(if self.options.quick { 200 } else { self.options.milliseconds })
+        Duration::from_millis(if self.options.quick { 300 } else { self.options.milliseconds })
     }
 
     fn row(&self, row: &Row, folder: &Path) -> Result<Vec<Entry>> {
@@ -209,9 +209,16 @@ impl Bench<'_> {
         }
         // What the slowest can do decides what all are asked for.
         let mut capacity = f64::INFINITY;
-        for running in entered.iter().flatten() {
-            let outcome = running.client.run(Pace::Closed, self.length(), folder, || Ok(()))?;
-            capacity = capacity.min(outcome.rate());
+        for one in entered.iter_mut() {
+            let Ok(running) = one else { continue };
+            let outcome = running.client.run(Pace::Closed, self.length(), folder, || Ok(()));
+            match outcome.and_then(good) {
+                Ok(outcome) => capacity = capacity.min(outcome.rate()),
+                Err(error) => *one = Err(Entry::Failed(format!("{error:#}"))),
+            }
+        }
+        if capacity.is_infinite() {
+            return Ok(());
         }
         let pod = SocketAddr::from((addresses(row.pods, 0)[0], self.backends.port(row.protocol)));
         let direct = client(row, self.programs, pod, folder)?;
@@ -295,7 +302,12 @@ impl Bench<'_> {
 fn good(outcome: Outcome) -> Result<Outcome> {
     if outcome.failed > 0 || outcome.ok == 0 {
         let reason = outcome.reason.unwrap_or_default();
-        bail!("{} of {} requests failed: {reason}", outcome.failed, outcome.ok + outcome.failed);
+        bail!(
+            "{} of {} requests failed, {} were answered: {reason}",
+            outcome.failed,
+            outcome.ok + outcome.failed,
+            outcome.ok
+        );
     }
     Ok(outcome)
 }
@@ -372,7 +384,7 @@ fn client(row: &Row, programs: &Programs, target: SocketAddr, folder: &Path) -> 
                 target,
                 path: path.to_owned(),
                 connections: 8,
-                streams: 16,
+                streams: if call == Call::Streaming { 2 } else { 16 },
                 body,
                 fields,
             })
@@ -414,7 +426,12 @@ mod tests {
     #[test]
     fn a_load_with_failures_is_no_measurement() {
         let outcome = Outcome { ok: 9, failed: 1, reason: Some("status 503".into()), ..Outcome::default() };
-        assert!(good(outcome).unwrap_err().to_string().contains("1 of 10 requests failed: status 503"));
+        assert!(
+            good(outcome)
+                .unwrap_err()
+                .to_string()
+                .contains("1 of 10 requests failed, 9 were answered: status 503")
+        );
         assert!(good(Outcome::default()).is_err());
     }
 }

@@ -31,7 +31,7 @@ pub enum Traffic {
         /// A connection for each request.
         fresh: bool,
     },
-    /// HTTP/2 requests, 8 connections with 16 streams each.
+    /// HTTP/2 requests, 8 connections with 16 streams each (2 where a call is long).
     Streams(Call),
     /// 16 KiB there and back, one after another on each of 8 connections.
     Bytes,
@@ -129,7 +129,12 @@ pub fn rows() -> Vec<Row> {
         row("http1-fresh", "HTTP/1.1, a connection for each request", Http1, requests(64, Body::Small, true)),
         row("h2c", "HTTP/2, 8 connections with 16 streams", H2c, Traffic::Streams(Call::Get)),
         row("grpc-unary", "gRPC unary, 8 × 16 streams", Grpc, Traffic::Streams(Call::Unary)),
-        row("grpc-streaming", "gRPC streaming, 64 × 1 KiB each way", Grpc, Traffic::Streams(Call::Streaming)),
+        row(
+            "grpc-streaming",
+            "gRPC streaming, 64 × 1 KiB each way, 8 × 2 streams",
+            Grpc,
+            Traffic::Streams(Call::Streaming),
+        ),
         row("tcp", "TCP, 16 KiB there and back, 8 connections", Tcp, Traffic::Bytes),
         Row { contestants: LOG_OFF, ..row("log", "access log off against on", Http1, small) },
         Row { pods: Pods::Thousand, ..row("thousand", "1,000 endpoints", Http1, small) },
