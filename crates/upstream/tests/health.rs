@@ -1,6 +1,6 @@
 //! Pods whose requests or health checks fail are left alone, in time, and never too many of them.
 
-#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 mod support;
 

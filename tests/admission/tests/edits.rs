@@ -191,14 +191,14 @@ fn odd_manifests_get_their_sidecar_or_a_reason_and_never_an_error() {
         (with(&|o| o["metadata"]["annotations"]["example.test/~1a~0b"] = json!("")), false),
         (
             with(&|o| {
-                o["metadata"]["annotations"]["whichpod.io/upstreams"] = json!("☃:80, backend-service:10000")
+                o["metadata"]["annotations"]["whichpod.io/upstreams"] = json!("☃:80, backend-service:10000");
             }),
             false,
         ),
         (
             with(&|o| {
                 o["metadata"]["annotations"]["whichpod.io/upstreams"] =
-                    json!("backend-service:10000 backend-service:10000,\n BACKEND-SERVICE.:10000")
+                    json!("backend-service:10000 backend-service:10000,\n BACKEND-SERVICE.:10000");
             }),
             true,
         ),

@@ -120,7 +120,11 @@ fn certificates_that_others_bring_are_served_as_soon_as_they_change() {
     // By another one: first both are trusted, then it signs.
     let both = renewed.with_new_authority(later, lifetimes).unwrap();
     installation.trust(&both.bundle()).unwrap();
-    std::thread::sleep(Duration::from_secs(1)); // The API server learns of it from a watch that nobody else sees.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the API server learns of it from a watch that nobody else sees"
+    )]
+    std::thread::sleep(Duration::from_secs(1));
     let rotated = both.with_new_leaf(&names, later + SignedDuration::from_mins(5), lifetimes).unwrap();
     let before = expiry(&replica);
     mount(folder.path(), "..3", &rotated);

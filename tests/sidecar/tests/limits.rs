@@ -62,7 +62,7 @@ async fn requests_wait_for_a_connection_and_too_many_waiting_are_turned_away() {
     let mut statuses = join_all((0..8).map(|_| get())).await;
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 200, 200, 200, 200, 503, 503, 503], "two at once, three wait");
-    let opened: usize = pods.iter().map(|pod| pod.connections()).sum();
+    let opened: usize = pods.iter().map(whichpod_testkit::backend::Backend::connections).sum();
     assert!(opened <= 5, "{opened}: who waited took over what became free");
     for line in rig.lines(8).await {
         assert!(line.status() == 200 || line.flags() == "UO" && line.text("details") == OVERFLOW);

@@ -288,6 +288,6 @@ async fn a_silent_client_does_not_keep_a_pod_behind_tls_from_greeting() {
 async fn health_checks_speak_tls_too() {
     let secured = Secured::new(Script::Answer, None).await;
     let check = json!({"protocol": "http", "path": "/up", "interval": "30ms"});
-    let _rig = secured.rig(json!({}), json!({"health_check": check}));
+    let _rig = secured.rig(&json!({}), json!({"health_check": check}));
     eventually("the pod is checked", || received(&secured.pod).contains("GET /up HTTP/1.1\r\n")).await;
 }
