@@ -16,6 +16,7 @@ const REQUESTS: u64 = 50_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_thousand_requests_over_connections_that_end_at_any_moment_fail_no_get_and_double_no_post() {
+    #[expect(clippy::disallowed_methods, reason = "how long a run by hand is")]
     let asked = std::env::var("WHICHPOD_RACE_REQUESTS").ok().and_then(|text| text.parse().ok());
     let half = asked.unwrap_or(REQUESTS) / 2;
     let mut pods = Vec::new();
