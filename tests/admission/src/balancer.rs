@@ -69,7 +69,7 @@ fn probe(replicas: &Weak<Mutex<Vec<Backend>>>) {
             }
         }
         drop(replicas);
-        std::thread::sleep(PERIOD);
+        std::thread::park_timeout(PERIOD);
     }
 }
 
