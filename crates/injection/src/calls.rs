@@ -398,21 +398,22 @@ impl<'a> Finder<'a> {
         discovered: Discovered,
         lazy: bool,
     ) -> Listener {
+        let named = entry.is_some() || lazy;
         let scheme = entry.and_then(|entry| entry.scheme);
-        let annotated = self.settings.protocol.filter(|_| entry.is_some() || lazy);
-        let word = scheme.or_else(|| app_protocol.filter(|_| annotated.is_none()).and_then(protocol_word));
-        let spoken = word.map(settings::protocol);
-        let unspoken = match (&spoken, word) {
-            (Some(Err(_)), Some(word)) => Some(word),
-            (None, _) if annotated.is_none() && USUALLY_TCP.contains(&port) => {
-                settings::protocol("tcp").is_err().then_some("tcp")
-            }
-            _ => None,
+        let annotated = self.settings.protocol.filter(|_| named);
+        let usual = || USUALLY_TCP.contains(&port).then_some("tcp");
+        let word = match (scheme, annotated) {
+            (Some(scheme), _) => Some(scheme),
+            (None, Some(_)) => None,
+            (None, None) => app_protocol.and_then(protocol_word).or_else(usual),
         };
-        let protocol =
-            spoken.and_then(Result::ok).or(annotated).filter(|protocol| *protocol != Protocol::Auto);
-        let unspoken = unspoken.map(|word| Obstacle::Unspoken { port, protocol: word.to_owned() });
-        Listener { port, named: entry.is_some() || lazy, discovered, protocol, unspoken }
+        // The port that the sidecar listens on may be another one, so it is told what the usual one means.
+        let (protocol, unspoken) = match word.map(|word| (word, settings::protocol(word))) {
+            Some((_, Ok(protocol))) => (Some(protocol), None),
+            Some((word, Err(_))) => (None, Some(Obstacle::Unspoken { port, protocol: word.to_owned() })),
+            None => (annotated, None),
+        };
+        Listener { port, named, discovered, protocol, unspoken }
     }
 
     fn forms(self, named: &Named<'_>) -> Vec<String> {
@@ -445,7 +446,9 @@ fn service_key(namespace: &str, name: &str) -> String {
 /// What an `appProtocol` means to the sidecar; `None` if it has to look for itself.
 fn protocol_word(app_protocol: &str) -> Option<&'static str> {
     match app_protocol.to_ascii_lowercase().as_str() {
-        "http" | "kubernetes.io/ws" => Some("http1"),
+        // Of whatever version: who says so may speak HTTP/2 without TLS, too.
+        "http" => Some("auto"),
+        "http1" | "kubernetes.io/ws" => Some("http1"),
         "kubernetes.io/h2c" | "h2c" | "http2" => Some("h2c"),
         "grpc" => Some("grpc"),
         "https" | "tls" | "tcp" | "kubernetes.io/wss" | "mongo" | "mysql" | "redis" | "postgres"

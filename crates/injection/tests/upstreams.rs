@@ -310,7 +310,8 @@ fn a_scheme_or_the_services_own_word_spares_the_guess() {
         let (stored, _) = inject(&pod(upstreams, json!({})), &[with(app_protocol)]);
         configuration(&stored).map(|text| loaded(&text).upstreams[0].protocol.to_string())
     };
-    assert_eq!(protocol("web:80", "http").as_deref(), Some("http1"));
+    assert_eq!(protocol("web:80", "http").as_deref(), Some("auto"), "of any version");
+    assert_eq!(protocol("web:80", "kubernetes.io/ws").as_deref(), Some("http1"));
     assert_eq!(protocol("web:80", "custom.example/x").as_deref(), Some("auto"));
     assert_eq!(protocol("http://web:80", "custom.example/x").as_deref(), Some("http1"));
     assert_eq!(protocol("auto://web:80", "http").as_deref(), Some("auto"));
@@ -334,6 +335,70 @@ fn what_the_sidecar_does_not_speak_is_left_alone() {
         &[service("db", json!({"ports": [{"port": 5432}]})), service("web", json!({}))],
     );
     assert_eq!(config(&stored).upstreams.len(), if speaks("tcp") { 2 } else { 1 });
+}
+
+#[test]
+fn what_is_said_of_a_port_is_written_and_what_is_usual_too() {
+    let ports = |port: u16, app_protocol: &str| {
+        let port = json!({"port": port, "appProtocol": Some(app_protocol).filter(|word| !word.is_empty())});
+        service("web", json!({"ports": [port]}))
+    };
+    let written = |upstreams: &str, annotated: &str, service: Value| {
+        let mut pod = pod(upstreams, json!({}));
+        if !annotated.is_empty() {
+            pod["metadata"]["annotations"]["whichpod.io/protocol"] = json!(annotated);
+        }
+        let (stored, outcome) = inject(&pod, &[service]);
+        let text = configuration(&stored)?;
+        assert_eq!(outcome.warnings, Vec::<String>::new());
+        let document: Value = serde_json::from_str(&text).unwrap();
+        Some(document["upstreams"][0].get("protocol").and_then(Value::as_str).unwrap_or_default().to_owned())
+    };
+    // Upstreams, annotation, the Service's port and its appProtocol; the word in the sidecar's configuration.
+    for (upstreams, annotated, service, word) in [
+        ("web:80", "", ports(80, ""), ""),
+        ("web:80", "", ports(80, "custom.example/x"), ""),
+        ("web:80", "", ports(80, "http"), "auto"),
+        ("web:80", "", ports(80, "HTTP2"), "h2c"),
+        ("web:80", "", ports(80, "kubernetes.io/h2c"), "h2c"),
+        ("web:80", "", ports(80, "grpc"), "grpc"),
+        ("web:80", "", ports(80, "tcp"), "tcp"),
+        ("web:80", "", ports(80, "https"), "tcp"),
+        ("web:80", "", ports(80, "redis"), "tcp"),
+        ("web:80", "http1", ports(80, "grpc"), "http1"),
+        ("h2c://web:80", "http1", ports(80, "http"), "h2c"),
+        ("grpc://web:80", "", ports(80, ""), "grpc"),
+        ("tcp://web:80", "", ports(80, ""), "tcp"),
+        ("http://web:80", "", ports(80, "grpc"), "http1"),
+        ("web:5432", "", ports(5432, ""), "tcp"),
+        ("web:5432", "", ports(5432, "http"), "auto"),
+        ("web:5432", "http1", ports(5432, ""), "http1"),
+        ("auto://web:5432", "", ports(5432, ""), "auto"),
+        ("*", "", ports(3306, ""), "tcp"),
+        ("*", "grpc", ports(80, ""), "grpc"),
+    ] {
+        let expected = (word.is_empty() || speaks(word)).then(|| word.to_owned());
+        if !annotated.is_empty() && !speaks(annotated) {
+            continue;
+        }
+        let told = format!("{upstreams} {annotated} {service}");
+        assert_eq!(written(upstreams, annotated, service), expected, "{told}");
+    }
+}
+
+#[test]
+fn a_database_whose_listener_has_to_move_is_still_one() {
+    let mut pod = pod(
+        "db:5432",
+        json!({"containers": [{
+            "name": "app", "ports": [{"containerPort": 5432}], "env": [{"name": "DB", "value": "postgres://me@db:5432/x"}],
+        }]}),
+    );
+    pod["metadata"]["annotations"]["whichpod.io/redirect"] = json!("env");
+    let (stored, _) = inject(&pod, &[service("db", json!({"ports": [{"port": 5432}]}))]);
+    let upstream = configuration(&stored).map(|text| loaded(&text).upstreams[0].clone());
+    let found = upstream.map(|upstream| (upstream.listen.port(), upstream.protocol.to_string()));
+    assert_eq!(found, speaks("tcp").then(|| (25432, "tcp".to_owned())));
 }
 
 fn speaks(word: &str) -> bool {

@@ -69,8 +69,7 @@ fn probe(replicas: &Weak<Mutex<Vec<Backend>>>) {
             }
         }
         drop(replicas);
-        #[expect(clippy::disallowed_methods, reason = "the pause of a probe; a thread of its own")]
-        std::thread::sleep(PERIOD);
+        std::thread::park_timeout(PERIOD);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs the built command, with nothing of the tester's own environment.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::Write;
 use std::path::Path;
