@@ -61,11 +61,12 @@ impl Connection {
     ) -> Result<Slot, h2::Error> {
         // The largest head that is accepted, as h2 counts it.
         let head = u32::try_from(limits.head_bytes).unwrap_or(u32::MAX);
+        let known = worker.http2.borrow().stream_limit(peer.endpoint.id());
         let (sender, driver) = Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(STREAMS_AT_FIRST)
+            .initial_max_send_streams(known.unwrap_or(STREAMS_AT_FIRST))
             .max_header_list_size(head)
             .max_send_buffer_size(SEND_BUFFER)
             .handshake::<_, Bytes>(stream)
@@ -148,6 +149,11 @@ impl Connections {
             self.open.remove(&endpoint);
         }
         None
+    }
+
+    /// How many streams this pod takes on a connection, as another connection has learned.
+    fn stream_limit(&self, endpoint: EndpointId) -> Option<usize> {
+        Some(self.open.get(&endpoint)?.first()?.sender.current_max_send_streams())
     }
 
     /// Keeps a new connection for all streams to its pod.
