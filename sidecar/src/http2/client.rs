@@ -65,11 +65,12 @@ impl Connection {
     ) -> Result<Slot, h2::Error> {
         // The largest head that is accepted, as h2 counts it.
         let head = u32::try_from(limits.head_bytes).unwrap_or(u32::MAX);
+        let known = worker.http2.borrow().stream_limit((peer.endpoint.id(), owner));
         let (sender, driver) = Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(STREAMS_AT_FIRST)
+            .initial_max_send_streams(known.unwrap_or(STREAMS_AT_FIRST))
             .max_header_list_size(head)
             .max_send_buffer_size(SEND_BUFFER)
             .handshake::<_, Bytes>(stream)
@@ -162,6 +163,11 @@ impl Connections {
     #[must_use]
     pub fn has(&self, key: Key) -> bool {
         self.open.contains_key(&key)
+    }
+
+    /// How many streams this pod takes on a connection, as another connection has learned.
+    fn stream_limit(&self, key: Key) -> Option<usize> {
+        Some(self.open.get(&key)?.first()?.sender.current_max_send_streams())
     }
 
     /// Keeps a new connection for all streams to its pod.

@@ -1,6 +1,6 @@
 //! Attacks over HTTP/2, frame by frame: what is malformed reaches no pod, and what floods costs nobody else.
 
-#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
 
 use std::time::Duration;
 
@@ -80,6 +80,9 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
+/// Names and values.
+type Fields = Vec<(&'static str, &'static str)>;
+
 const GET: &[(&str, &str)] = &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
 
 impl Raw {
@@ -135,13 +138,13 @@ async fn rig() -> (Http2Pod, Rig) {
 #[tokio::test]
 async fn a_malformed_request_ends_its_own_stream_and_reaches_no_pod() {
     let get = |change: &[(&'static str, &'static str)]| {
-        let mut fields: Vec<(&str, &str)> = GET.to_vec();
+        let mut fields: Fields = GET.to_vec();
         fields.extend_from_slice(change);
         fields
     };
     let without = |name: &str| GET.iter().filter(|(field, _)| *field != name).copied().collect::<Vec<_>>();
     // Those that h2 refuses itself have no line: it does not tell.
-    let rows: Vec<(&str, Vec<(&str, &str)>, bool)> = vec![
+    let rows: Vec<(&str, Fields, bool)> = vec![
         ("Host unequal to :authority", get(&[("host", "b")]), true),
         ("two Hosts", get(&[("host", "a"), ("host", "a")]), true),
         ("a value that begins with a blank", get(&[("x", " 1")]), true),
