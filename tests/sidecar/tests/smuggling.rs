@@ -312,11 +312,6 @@ async fn a_line_has_the_status_that_the_client_got_also_where_no_pod_was_asked()
     let rig = Rig::new(pod.address(), json!({"limits": {"head_bytes": 262_144}}));
     let answer = rig.exchange(format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "b".repeat(70_000))).await;
     assert_eq!((u64::from(answer.status), rig.line().await.status()), (414, 414));
-
-    let mut client = rig.client().await;
-    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    assert_eq!(client.end().await, (Vec::new(), End::Closed));
-    assert_eq!(rig.last_line(2).await.verdict(), (0, "DPE", vec![]));
 }
 
 #[tokio::test]
