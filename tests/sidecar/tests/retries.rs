@@ -114,7 +114,7 @@ async fn a_put_in_chunks_is_sent_again_with_its_body_too() {
     assert_eq!((line.status(), line.tries().len()), (200, 2));
     let second = String::from_utf8(pod.received().remove(1)).unwrap();
     let body = second.split("\r\n\r\n").nth(1).unwrap();
-    let letters: String = body.chars().filter(|c| c.is_ascii_lowercase()).collect();
+    let letters: String = body.chars().filter(char::is_ascii_lowercase).collect();
     assert_eq!(letters, "abcde", "{second}");
 }
 
