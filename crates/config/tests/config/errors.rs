@@ -357,7 +357,7 @@ const DOCUMENT_ERRORS: &[(&str, &[&str])] = &[
         "{upstreams: [{target: 'a:1'}], worker: 1, 'a b': 2}",
         &[
             "worker: unknown key; did you mean workers?",
-            "[\"a b\"]: unknown key; accepted: upstreams, protocol, balance, timeouts, retry, limits, headers, dns, access_log, admin, health, workers, shutdown, log_level",
+            "[\"a b\"]: unknown key; accepted: upstreams, protocol, balance, slow_start, outlier_detection, health_check, healthy_panic_threshold, circuit_breakers, timeouts, retry, limits, headers, dns, access_log, admin, health, workers, shutdown, memory, log_level",
         ],
     ),
     (
