@@ -38,8 +38,9 @@ fn control_groups(name: &str) -> Vec<PathBuf> {
 
 fn left_by(signal: Signal) {
     let before = machine();
-    let mut owner = Command::new(env!("CARGO_BIN_EXE_whichpod-cluster"))
-        .arg("hold")
+    // A shell has what it starts in the background ignore an interruption, and so does everything below it.
+    let mut owner = Command::new("env")
+        .args(["--default-signal=INT", env!("CARGO_BIN_EXE_whichpod-cluster"), "hold"])
         .env_remove(KUBECONFIG_VARIABLE)
         .stdout(Stdio::piped())
         .spawn()
