@@ -104,15 +104,37 @@ pub struct Bound {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// Binds every address and starts the workers.
+/// Runs until a signal, or a request to the admin server, ends it; then drains, flushes and returns.
 ///
 /// # Errors
 /// [`StartError`]; nothing is left running then.
-pub fn build(config: Config, diagnostics: Option<Diagnostics>) -> Result<Bound, StartError> {
+pub fn run(config: Config, diagnostics: Diagnostics) -> Result<(), StartError> {
+    let control = control_runtime()?;
+    // Before anybody can be served: a signal without a handler kills, and as a container's first process it is lost.
+    let signals = {
+        let _context = control.enter();
+        Signals::new()?
+    };
+    build_on(control, config, Some(diagnostics))?.run_with(Some(signals));
+    Ok(())
+}
+
+/// Binds every address and starts the workers; no signal is obeyed: for tests and the demo.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running then.
+pub fn build(config: Config) -> Result<Bound, StartError> {
+    build_on(control_runtime()?, config, None)
+}
+
+fn control_runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+fn build_on(control: Runtime, config: Config, diagnostics: Option<Diagnostics>) -> Result<Bound, StartError> {
     let mut format = compile_format(&config)?;
     let filter = log_format::filter(&config.access_log.filter, &mut format)?;
     let bound = bind_all(&config).map_err(StartError::Bind)?;
-    let control = Builder::new_current_thread().enable_all().build()?;
     let upstreams = discover(&control, &config)?;
     let tls = load_tls(&control, &config).map_err(StartError::Tls)?;
     let (log, writer) = Log::open(Destination::from_path(config.access_log.path.as_deref()))?;
@@ -156,20 +178,7 @@ pub fn build(config: Config, diagnostics: Option<Diagnostics>) -> Result<Bound, 
 }
 
 impl Bound {
-    /// Runs until a signal, or a request to the admin server, ends it; then drains, flushes and returns.
-    ///
-    /// # Errors
-    /// When the operating system refuses signal handlers.
-    pub fn run(self) -> std::io::Result<()> {
-        let signals = {
-            let _context = self.control.enter();
-            Signals::new()?
-        };
-        self.run_with(Some(signals));
-        Ok(())
-    }
-
-    /// Runs on a thread of its own, without signals: for tests and the demo.
+    /// Runs on a thread of its own.
     ///
     /// # Errors
     /// When the operating system refuses a thread.

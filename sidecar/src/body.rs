@@ -391,31 +391,28 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Malformed(_) => Poll::Ready(None),
             Self::Local(text, exchange) => Poll::Ready(text.take().map(|text| {
                 exchange.sent(text.len());
                 exchange.end(None);
                 Ok(Frame::data(text))
             })),
-            Self::Malformed(_) => Poll::Ready(None),
             Self::Pod(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Malformed(_) => true,
             Self::Local(text, _) => text.is_none(),
-            Self::Malformed(_) => true,
             Self::Pod(body) => body.ended && body.broken.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Malformed(_) => SizeHint::with_exact(0),
             Self::Local(text, _) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Self::Malformed(_) => SizeHint::with_exact(0),
             Self::Pod(body) => body.incoming.size_hint(),
         }
     }

@@ -104,13 +104,8 @@ impl Exchange {
         started: Instant,
         start: SystemTime,
     ) -> Box<Self> {
-        let mut record = Record::new(start);
-        record.downstream_remote = Some(downstream.remote);
-        record.downstream_local = Some(downstream.local);
-        record.connection_id = Some(downstream.id);
-        record.upstream = Some(Arc::clone(&site.config.name));
         Box::new(Self {
-            record,
+            record: downstream.record(&site, start),
             timers: Timers::new(&site.config.timeouts, site.config.retry.per_try_timeout, started),
             site,
             worker,

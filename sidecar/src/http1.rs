@@ -88,14 +88,10 @@ fn refused_head(error: &hyper::Error, downstream: &Downstream, site: &Site) -> O
     } else {
         return None;
     };
-    let mut record = Record::new(SystemTime::now());
+    let mut record = downstream.record(site, SystemTime::now());
     record.status = status;
     record.flags = flags;
     record.details = Some(details.into());
     record.duration = Instant::now() - since;
-    record.upstream = Some(Arc::clone(&site.config.name));
-    record.downstream_remote = Some(downstream.remote);
-    record.downstream_local = Some(downstream.local);
-    record.connection_id = Some(downstream.id);
     Some(record)
 }

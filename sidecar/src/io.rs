@@ -9,12 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use whichpod_access_log::Record;
 
 use crate::body::{BodyProgress, LINGER};
 use crate::site::Site;
@@ -98,6 +99,17 @@ impl Downstream {
     pub fn phase(&self) -> (Phase, Instant) {
         let arriving = self.body.borrow().as_ref().is_some_and(|body| !body.is_over());
         (if arriving { Phase::Busy } else { self.phase.get() }, self.since.get())
+    }
+
+    /// A line of this connection, in which nothing else is known yet.
+    #[must_use]
+    pub fn record(&self, site: &Site, start: SystemTime) -> Record {
+        let mut record = Record::new(start);
+        record.downstream_remote = Some(self.remote);
+        record.downstream_local = Some(self.local);
+        record.connection_id = Some(self.id);
+        record.upstream = Some(Arc::clone(&site.config.name));
+        record
     }
 
     /// A head is complete; returns when its first byte came.

@@ -91,12 +91,6 @@ impl Gate {
         self.inside.load(SeqCst)
     }
 
-    /// True if nobody else gets in now.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.inside() >= self.most
-    }
-
     /// How many were turned away.
     #[must_use]
     pub fn refused(&self) -> u64 {

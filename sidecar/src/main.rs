@@ -26,11 +26,8 @@ fn main() -> ExitCode {
     if let Err(error) = limits::raise_open_files() {
         tracing::warn!("the limit on open files stays as it is: {error}");
     }
-    match app::build(config, Some(diagnostics)) {
-        Ok(bound) => match bound.run() {
-            Ok(()) => Exit::Ok.into(),
-            Err(error) => fail(Exit::OsErr, &error),
-        },
+    match app::run(config, diagnostics) {
+        Ok(()) => Exit::Ok.into(),
         Err(error) => fail(error.exit(), &error),
     }
 }

@@ -19,7 +19,7 @@ pub struct AnnotationFlags {
     /// How the app's connections get to the sidecar: hosts, env or none.
     #[arg(long, value_name = "HOW")]
     redirect: Option<String>,
-    /// How a pod is chosen: round_robin or least_request.
+    /// How a pod is chosen: round_robin, least_request, ewma, random, or maglev:header:NAME (cookie:NAME, source_address).
     #[arg(long, value_name = "POLICY")]
     balance: Option<String>,
     /// What the pods speak: auto (as the app), http1, h2c, grpc or tcp.

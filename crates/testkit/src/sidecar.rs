@@ -46,7 +46,7 @@ impl Sidecar {
             Ok(_) => return Err(io::Error::other("the configuration asks for something else than to run")),
             Err(failure) => return Err(io::Error::other(failure.to_string())),
         };
-        let bound = build(config, None).map_err(io::Error::other)?;
+        let bound = build(config).map_err(io::Error::other)?;
         Ok(Self { running: Some(bound.spawn()?), log, _folder: folder })
     }
 

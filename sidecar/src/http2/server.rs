@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use whichpod_access_log::{Flags, Record};
+use whichpod_access_log::Flags;
 use whichpod_config::Limits;
 
 use crate::body::ResponseBody;
@@ -131,14 +131,10 @@ fn broken(error: &h2::Error, since: Instant, worker: &Worker, site: &Site, downs
     } else {
         return;
     };
-    let mut record = Record::new(SystemTime::now());
+    let mut record = downstream.record(site, SystemTime::now());
     record.flags = flags;
     record.details = Some(details.into());
     record.duration = since.elapsed();
-    record.upstream = Some(Arc::clone(&site.config.name));
-    record.downstream_remote = Some(downstream.remote);
-    record.downstream_local = Some(downstream.local);
-    record.connection_id = Some(downstream.id);
     site.stats.ended(record.status, record.flags, record.duration);
     worker.write_line(&record);
 }

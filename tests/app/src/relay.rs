@@ -12,7 +12,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::text;
+use crate::server::text;
 
 /// Passes requests on to one upstream.
 pub(crate) struct Relay {

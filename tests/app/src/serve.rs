@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
 
-use crate::{pod, text};
+use crate::server::{pod, text};
 
 /// Answers once the whole request is there.
 pub(crate) async fn answer<B: Body>(request: Request<B>) -> Response<Full<Bytes>> {

@@ -1,8 +1,9 @@
 //! The images of the reference scenario.
 
 use crate::{Image, programs};
-use anyhow::Result;
-use std::path::Path;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// What the apps' image is called: `serve PORT` is the backend, which is also what runs by default, on port 10000, and
 /// `relay PORT HOST:PORT` is a service that calls another. See `tests/app`.
@@ -22,6 +23,18 @@ const NOBODY: &str = "65532:65532";
 /// Every image that the tests' pods use.
 pub fn all() -> Result<[Image; 4]> {
     Ok([app()?, nginx()?, sidecar()?, webhook()?])
+}
+
+/// Writes every image into a folder, for clusters of one's own; gives the files.
+pub fn write_archives(folder: &Path) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let write = |image: &Image| {
+        let name = image.name().rsplit('/').next().unwrap_or_default().replace(':', "-");
+        let file = folder.join(format!("{name}.tar"));
+        fs::write(&file, image.archive()?).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(file)
+    };
+    all()?.iter().map(write).collect()
 }
 
 /// The apps, with a shell and a few tools.

@@ -33,7 +33,7 @@ pub use folder::clear;
 pub use http::{Answer, http_get, http_send};
 pub use image::Image;
 pub use node::{Dns, NODE_ADDRESS, NODE_NAME, Node, POD_RANGE};
-pub use standing::{Extent, down, hold, up};
+pub use standing::{Extent, down, hold, shell_commands, up};
 pub use wait::wait_for;
 
 #[expect(clippy::print_stderr, reason = "a test harness has no log; its users read the test's output")]

@@ -1,11 +1,11 @@
 //! Builds, starts and stops a cluster for tests by hand.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use whichpod_cluster::{Client, Extent, KUBECONFIG_VARIABLE, down, hold, images, programs, up};
+use whichpod_cluster::{Extent, down, hold, images, programs, shell_commands, up};
 
 /// A real Kubernetes for tests, on this machine only
 #[derive(Parser)]
@@ -65,12 +65,7 @@ fn run() -> Result<()> {
             }
         }
         Action::Images { folder } => {
-            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            for image in images::all()? {
-                let name = image.name().rsplit('/').next().unwrap_or_default().replace(':', "-");
-                let file = folder.join(format!("{name}.tar"));
-                std::fs::write(&file, image.archive()?)
-                    .with_context(|| format!("cannot write {}", file.display()))?;
+            for file in images::write_archives(&folder)? {
                 writeln!(out, "{}", file.display())?;
             }
         }
@@ -79,7 +74,7 @@ fn run() -> Result<()> {
             let images = if control_plane { Vec::new() } else { images::all()?.to_vec() };
             let client = up(extent(control_plane), &["hold"])?;
             images.iter().try_for_each(|image| client.import(image))?;
-            write!(out, "{}", for_a_shell(&client)?)?;
+            write!(out, "{}", shell_commands(&client)?)?;
         }
         Action::Down { all } => {
             for folder in down(all)? {
@@ -93,25 +88,4 @@ fn run() -> Result<()> {
 
 fn extent(control_plane: bool) -> Extent {
     if control_plane { Extent::ControlPlane } else { Extent::Node }
-}
-
-/// Commands that make a shell, and the tests it runs, use the cluster.
-fn for_a_shell(client: &Client) -> Result<String> {
-    let kubeconfig = client.kubeconfig().display();
-    let kubenode = programs::kubenode()?;
-    let enter = client.entering().join(" ");
-    let mut text = format!(
-        "export {KUBECONFIG_VARIABLE}='{kubeconfig}' KUBECONFIG='{kubeconfig}' KUBECACHEDIR='{kubeconfig}-cache'\n\
-         kubectl() {{ {enter} '{}' kubectl \"$@\"; }}\n\
-         helm() {{ {enter} '{}' \"$@\"; }}\n",
-        kubenode.display(),
-        programs::helm()?.display()
-    );
-    if !enter.is_empty() {
-        text += &format!(
-            "# Its network is a namespace of its own, where other programs run so: inside curl …\n\
-                          inside() {{ {enter} \"$@\"; }}\n"
-        );
-    }
-    Ok(text)
 }

@@ -2,7 +2,7 @@
 //!
 //! It is owned as a test owns one: by a process that holds it and does nothing else.
 
-use crate::client::Client;
+use crate::client::{Client, KUBECONFIG_VARIABLE};
 use crate::{ControlPlane, Node, folder, programs, wait_for};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, setsid};
@@ -47,7 +47,7 @@ pub fn up(extent: Extent, hold: &[&str]) -> Result<Client> {
         .args(hold)
         .args(extent.flags())
         // What the environment names is what this is about to become.
-        .env_remove(crate::KUBECONFIG_VARIABLE)
+        .env_remove(KUBECONFIG_VARIABLE)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::from(complaints.as_file_mut().try_clone()?))
@@ -81,13 +81,34 @@ fn stand(control_plane: &ControlPlane) -> Result<()> {
     }
 }
 
+/// Commands that make a shell, and the tests it runs, use the cluster.
+pub fn shell_commands(client: &Client) -> Result<String> {
+    let kubeconfig = client.kubeconfig().display();
+    let kubenode = programs::kubenode()?;
+    let enter = client.entering().join(" ");
+    let mut text = format!(
+        "export {KUBECONFIG_VARIABLE}='{kubeconfig}' KUBECONFIG='{kubeconfig}' KUBECACHEDIR='{kubeconfig}-cache'\n\
+         kubectl() {{ {enter} '{}' kubectl \"$@\"; }}\n\
+         helm() {{ {enter} '{}' \"$@\"; }}\n",
+        kubenode.display(),
+        programs::helm()?.display()
+    );
+    if !enter.is_empty() {
+        text += &format!(
+            "# Its network is a namespace of its own, where other programs run so: inside curl …\n\
+                          inside() {{ {enter} \"$@\"; }}\n"
+        );
+    }
+    Ok(text)
+}
+
 /// Takes down one cluster that [`up`] left standing (the one that the environment names, else the only one) or every
 /// one, and what is left of clusters whose owner has ended; gives their folders, which are gone.
 pub fn down(every: bool) -> Result<Vec<PathBuf>> {
     let (held, left): (Vec<_>, Vec<_>) = folder::all().into_iter().partition(|(_, held)| *held);
     // Without a holder's name it is a running test's.
     let standing: Vec<_> = held.into_iter().filter_map(|(path, _)| Some((holder(&path)?, path))).collect();
-    let named = std::env::var_os(crate::KUBECONFIG_VARIABLE).filter(|value| !value.is_empty() && !every);
+    let named = std::env::var_os(KUBECONFIG_VARIABLE).filter(|value| !value.is_empty() && !every);
     let chosen = chosen(standing, named.as_ref().map(Path::new), every)?;
     let mut gone = Vec::new();
     for (holder, path) in chosen {
@@ -111,13 +132,13 @@ fn chosen(
     if let Some(kubeconfig) = kubeconfig {
         let named = standing.into_iter().find(|(_, path)| kubeconfig.starts_with(path));
         return named.map(|named| vec![named]).with_context(|| {
-            let variable = crate::KUBECONFIG_VARIABLE;
+            let variable = KUBECONFIG_VARIABLE;
             format!("{variable} names {}, which is of no cluster that `up` left", kubeconfig.display())
         });
     }
     if standing.len() > 1 && !every {
         let paths: Vec<_> = standing.iter().map(|(_, path)| path.display().to_string()).collect();
-        let variable = crate::KUBECONFIG_VARIABLE;
+        let variable = KUBECONFIG_VARIABLE;
         bail!(
             "{} clusters stand: {}; set {variable} to the kubeconfig of one of them, or say --all",
             paths.len(),

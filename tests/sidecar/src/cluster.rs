@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use serde_json::{Value, json};
 use whichpod_testkit::backend::{Backend, free_port};
 use whichpod_testkit::dns::{DnsServer, Pod, Service, Zone};
+use whichpod_testkit::scripted::ScriptedBackend;
 
 use crate::rig::Rig;
 
@@ -79,6 +80,17 @@ impl Cluster {
     pub fn publish_named(&self, pods: &[(&str, SocketAddr)]) {
         let pods: Vec<_> = pods.iter().map(|(name, address)| Pod::named(name, *address)).collect();
         self.service.publish_pods(&self.zone, &pods);
+    }
+
+    /// A cluster and a ready sidecar in front of these pods, which DNS names `backend-1` and so on.
+    pub async fn in_front_of(pods: &[&ScriptedBackend], settings: Value) -> (Self, Rig) {
+        let cluster = Self::new(5).await;
+        let names: Vec<_> = (1..=pods.len()).map(|number| format!("backend-{number}")).collect();
+        let published: Vec<_> =
+            names.iter().map(String::as_str).zip(pods.iter().map(|pod| pod.address())).collect();
+        cluster.publish_named(&published);
+        let rig = cluster.sidecar(settings).ready().await;
+        (cluster, rig)
     }
 
     /// A sidecar in front of the Service that asks for SRV, so that it learns names; asks again after 100 ms where the

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod line;
+mod memory;
 mod pods;
 mod rig;
 mod unambiguous;
@@ -13,6 +14,7 @@ mod wait;
 
 pub use cluster::{ADDRESSES, Cluster};
 pub use line::{Line, Try};
+pub use memory::resident;
 pub use pods::{received, received_head, request_ids, scripted_load};
 pub use rig::{ANY, Rig, UPSTREAM};
 pub use unambiguous::unambiguous;

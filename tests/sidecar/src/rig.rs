@@ -67,6 +67,21 @@ impl Rig {
         client.response().await.expect("the sidecar answers")
     }
 
+    /// The text of a page of the admin server, as from the machine itself.
+    pub async fn admin_page(&self, path: &str) -> String {
+        let address = self.sidecar.admin().expect("the sidecar runs");
+        let mut client = Client::connect(address).await.expect("the admin server accepts");
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await.expect("it reads");
+        client.response().await.expect("it answers").text()
+    }
+
+    /// What Prometheus would read.
+    pub async fn metrics(&self) -> String {
+        let address = self.sidecar.health().expect("the sidecar runs");
+        let mut client = Client::connect(address).await.expect("the health server accepts");
+        client.get("/metrics").await.expect("it answers").text()
+    }
+
     /// All lines, once there are so many; panics if there are more or less.
     pub async fn lines(&self, count: usize) -> Vec<Line> {
         let records = self.sidecar.records(count).await.expect("the log is JSON");

@@ -381,13 +381,8 @@ async fn a_virtual_ip_in_the_way_is_noticed_and_the_remedy_is_named() {
     assert_eq!(rig.get("/").await.status, 200);
     let line = rig.line().await;
     assert_eq!((line.text("upstream_host"), line.text("upstream_pod")), (&*address.to_string(), "-"));
-    let metrics = scrape(&rig).await;
+    let metrics = rig.metrics().await;
     assert!(metrics.contains("whichpod_virtual_ip_requests_total{upstream=\"backend\"} 1\n"), "{metrics}");
-}
-
-async fn scrape(rig: &Rig) -> String {
-    let mut client = whichpod_testkit::client::Client::connect(rig.health().unwrap()).await.unwrap();
-    client.get("/metrics").await.unwrap().text()
 }
 
 #[tokio::test]
@@ -399,7 +394,7 @@ async fn a_single_pod_is_not_taken_for_a_virtual_ip() {
     for _ in 0..5 {
         assert_eq!(rig.get("/").await.status, 200);
     }
-    assert!(scrape(&rig).await.contains("whichpod_virtual_ip_requests_total{upstream=\"backend\"} 0\n"));
+    assert!(rig.metrics().await.contains("whichpod_virtual_ip_requests_total{upstream=\"backend\"} 0\n"));
 }
 
 #[tokio::test]

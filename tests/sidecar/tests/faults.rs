@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Method, Uri};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 use whichpod_testkit::client::End;
 use whichpod_testkit::scripted::{ANSWER, Script, ScriptedBackend};
@@ -22,17 +22,6 @@ async fn pod(script: Script) -> ScriptedBackend {
 
 fn garbage(bytes: &'static str) -> Script {
     Script::Garbage(Bytes::from_static(bytes.as_bytes()))
-}
-
-/// A sidecar in front of these pods, which DNS names `backend-1` and so on.
-async fn in_front_of(pods: &[&ScriptedBackend], settings: Value) -> (Cluster, Rig) {
-    let cluster = Cluster::new(5).await;
-    let names: Vec<_> = (1..=pods.len()).map(|number| format!("backend-{number}")).collect();
-    let published: Vec<_> =
-        names.iter().map(String::as_str).zip(pods.iter().map(|pod| pod.address())).collect();
-    cluster.publish_named(&published);
-    let rig = cluster.sidecar(settings).ready().await;
-    (cluster, rig)
 }
 
 /// What one request over one such pod comes to.
@@ -236,7 +225,7 @@ async fn a_pod_that_answers_early_gets_the_next_request_on_the_same_connection()
 #[tokio::test]
 async fn a_get_moves_to_another_pod_and_a_post_is_sent_once() {
     let (bad, good) = (pod(Script::CloseWithoutResponse).await, pod(Script::Answer).await);
-    let (_cluster, rig) = in_front_of(&[&bad, &good], json!({})).await;
+    let (_cluster, rig) = Cluster::in_front_of(&[&bad, &good], json!({})).await;
     const EACH: usize = 20;
     for _ in 0..EACH {
         assert_eq!(rig.exchange(GET).await.status, 200);
@@ -269,12 +258,12 @@ async fn statuses_are_retried_elsewhere_only_where_the_user_asked_for_it() {
     let unavailable = "HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n";
     let bad = pod(Script::Raw(Bytes::from_static(unavailable.as_bytes()))).await;
     let good = pod(Script::Answer).await;
-    let (_cluster, rig) = in_front_of(&[&bad, &good], json!({})).await;
+    let (_cluster, rig) = Cluster::in_front_of(&[&bad, &good], json!({})).await;
     let mut statuses = [rig.exchange(GET).await.status, rig.exchange(GET).await.status];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 503], "as without a sidecar");
 
-    let (_cluster, rig) = in_front_of(&[&bad, &good], json!({"retry": {"on": ["5xx"]}})).await;
+    let (_cluster, rig) = Cluster::in_front_of(&[&bad, &good], json!({"retry": {"on": ["5xx"]}})).await;
     for _ in 0..10 {
         assert_eq!(rig.exchange(GET).await.status, 200);
     }
@@ -292,7 +281,7 @@ async fn the_keep_alive_race_fails_no_get_and_doubles_no_post() {
     for _ in 0..3 {
         pods.push(pod(Script::CloseIdleAfter(Duration::from_millis(4))).await);
     }
-    let (_cluster, rig) = in_front_of(&pods.iter().collect::<Vec<_>>(), json!({})).await;
+    let (_cluster, rig) = Cluster::in_front_of(&pods.iter().collect::<Vec<_>>(), json!({})).await;
     let load = || scripted_load(rig.address).connections(8);
     let gets = load().requests(1500).run().await;
     assert_eq!((gets.ok, gets.failed), (1500, 0), "{:?}", gets.reasons);
@@ -347,7 +336,7 @@ async fn a_post_is_not_risked_on_a_connection_that_was_idle_for_a_second() {
 #[tokio::test]
 async fn two_of_three_pods_refuse_and_no_request_fails() {
     let pods = [pod(Script::NoListen).await, pod(Script::NoListen).await, pod(Script::Answer).await];
-    let (_cluster, rig) = in_front_of(&pods.iter().collect::<Vec<_>>(), json!({})).await;
+    let (_cluster, rig) = Cluster::in_front_of(&pods.iter().collect::<Vec<_>>(), json!({})).await;
     let load = || scripted_load(rig.address).connections(8).requests(300);
     let gets = load().run().await;
     let posts = load().send(Method::POST, Uri::from_static("/"), "abc").run().await;
@@ -370,7 +359,7 @@ async fn two_of_three_pods_refuse_and_no_request_fails() {
 #[tokio::test]
 async fn a_node_that_vanished_delays_a_request_by_a_quarter_second_and_soon_none() {
     let (gone, good) = (pod(Script::Silent).await, pod(Script::Answer).await);
-    let (_cluster, rig) = in_front_of(&[&gone, &good], json!({})).await;
+    let (_cluster, rig) = Cluster::in_front_of(&[&gone, &good], json!({})).await;
     let deadline = Instant::now() + Duration::from_secs(20);
     let (mut count, mut met, mut direct_in_a_row) = (0, 0, 0);
     while direct_in_a_row < 8 {

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
-use whichpod_testkit::client::Client;
+use serde_json::json;
 use whichpod_testkit::scripted::{Script, ScriptedBackend};
 use whichpod_tests_sidecar::{ANY, Cluster, Rig, eventually};
 
@@ -16,28 +15,12 @@ async fn answering(status: &str) -> ScriptedBackend {
     ScriptedBackend::start(ANY, Script::Raw(answer.into())).await.unwrap()
 }
 
-async fn in_front_of(pods: &[&ScriptedBackend], settings: Value) -> (Cluster, Rig) {
-    let cluster = Cluster::new(5).await;
-    let names: Vec<_> = (1..=pods.len()).map(|number| format!("backend-{number}")).collect();
-    let published: Vec<_> =
-        names.iter().map(String::as_str).zip(pods.iter().map(|pod| pod.address())).collect();
-    cluster.publish_named(&published);
-    let rig = cluster.sidecar(settings).ready().await;
-    (cluster, rig)
-}
-
-async fn admin(rig: &Rig, path: &str) -> String {
-    let mut client = Client::connect(rig.admin().unwrap()).await.unwrap();
-    client.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await.unwrap();
-    client.response().await.unwrap().text()
-}
-
 /// Waits until `/clusters` has this line for the pod.
 async fn until_flagged(rig: &Rig, pod: &ScriptedBackend, flags: &str) {
     let line = format!("backend::{}::health_flags::{flags}\n", pod.address());
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
-        let text = admin(rig, "/clusters").await;
+        let text = rig.admin_page("/clusters").await;
         if text.contains(&line) {
             return;
         }
@@ -50,7 +33,7 @@ async fn until_flagged(rig: &Rig, pod: &ScriptedBackend, flags: &str) {
 async fn a_pod_that_answers_5xx_is_ejected_seen_and_taken_back() {
     let (bad, good) = (answering("500 Oops").await, answering("200 OK").await);
     let outlier = json!({"outlier_detection": {"consecutive_5xx": 3, "base_ejection_time": "1500ms", "interval": "100ms"}});
-    let (_cluster, rig) = in_front_of(&[&bad, &good], outlier).await;
+    let (_cluster, rig) = Cluster::in_front_of(&[&bad, &good], outlier).await;
     let statuses = async |count: usize| {
         let mut counts = BTreeMap::new();
         for _ in 0..count {
@@ -61,7 +44,7 @@ async fn a_pod_that_answers_5xx_is_ejected_seen_and_taken_back() {
     assert_eq!(statuses(6).await[&500], 3);
     until_flagged(&rig, &bad, "/failed_outlier_check").await;
     assert_eq!(statuses(20).await, BTreeMap::from([(200, 20)]), "nobody meets it");
-    let stats = admin(&rig, "/stats?filter=outlier").await;
+    let stats = rig.admin_page("/stats?filter=outlier").await;
     assert!(
         stats.contains("ejections_active: 1\n") && stats.contains("ejections_enforced_total: 1\n"),
         "{stats}"
@@ -78,7 +61,7 @@ async fn a_pod_that_breaks_off_is_ejected_too() {
         "outlier_detection": {"consecutive_5xx": 0, "consecutive_gateway_failure": 2},
         "retry": {"attempts": 1},
     });
-    let (_cluster, rig) = in_front_of(&[&bad, &good], settings).await;
+    let (_cluster, rig) = Cluster::in_front_of(&[&bad, &good], settings).await;
     for _ in 0..8 {
         assert_eq!(rig.get("/").await.status, 200, "each is tried again on the other pod");
     }
@@ -90,7 +73,7 @@ async fn a_pod_that_breaks_off_is_ejected_too() {
 async fn a_pod_that_fails_its_http_checks_gets_no_requests_and_one_that_passes_does() {
     let (bad, good) = (answering("503 No").await, answering("200 OK").await);
     let check = json!({"protocol": "http", "path": "/healthz", "interval": "50ms", "unhealthy_threshold": 2});
-    let (_cluster, rig) = in_front_of(&[&bad, &good], json!({"health_check": check})).await;
+    let (_cluster, rig) = Cluster::in_front_of(&[&bad, &good], json!({"health_check": check})).await;
     until_flagged(&rig, &bad, "/failed_active_hc").await;
     for _ in 0..10 {
         assert_eq!(rig.get("/").await.status, 200);
@@ -98,7 +81,7 @@ async fn a_pod_that_fails_its_http_checks_gets_no_requests_and_one_that_passes_d
     let asked = whichpod_tests_sidecar::received(&bad);
     assert!(asked.contains("GET /healthz HTTP/1.1\r\n") && !asked.contains("GET / "), "{asked}");
     assert!(asked.contains("host: backend-headless.default.svc.cluster.local\r\n"), "{asked}");
-    let stats = admin(&rig, "/stats?filter=health_check").await;
+    let stats = rig.admin_page("/stats?filter=health_check").await;
     assert!(!stats.contains("health_check.failure: 0\n"), "{stats}");
 }
 
@@ -123,10 +106,10 @@ async fn a_port_that_nobody_listens_on_fails_tcp_checks_but_the_last_pods_are_us
     let pod = answering("200 OK").await;
     let closed = ScriptedBackend::start(ANY, Script::NoListen).await.unwrap();
     let check = json!({"protocol": "tcp", "port": closed.address().port(), "interval": "30ms", "unhealthy_threshold": 1});
-    let (_cluster, rig) = in_front_of(&[&pod], json!({"health_check": check})).await;
+    let (_cluster, rig) = Cluster::in_front_of(&[&pod], json!({"health_check": check})).await;
     until_flagged(&rig, &pod, "/failed_active_hc").await;
     assert_eq!(rig.get("/").await.status, 200, "a panic: too few pods are well");
-    assert!(admin(&rig, "/clusters").await.contains("backend::panic::true\n"));
+    assert!(rig.admin_page("/clusters").await.contains("backend::panic::true\n"));
 }
 
 #[tokio::test]

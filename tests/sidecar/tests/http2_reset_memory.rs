@@ -4,23 +4,14 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
-use whichpod_testkit::client::Client;
 use whichpod_testkit::http2::{Http2Client, Http2Pod, request};
-use whichpod_tests_sidecar::{ANY, Rig, eventually};
+use whichpod_tests_sidecar::{ANY, Rig, eventually, resident};
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes of memory that this process occupies now: the sidecar, the pod and the client.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
-}
-
 /// Of the upstream, from `/metrics`.
 async fn gauge(rig: &Rig, name: &str) -> u64 {
-    let mut client = Client::connect(rig.health().unwrap()).await.unwrap();
-    let text = client.get("/metrics").await.unwrap().text();
+    let text = rig.metrics().await;
     let prefix = format!("{name}{{upstream=\"backend\"}} ");
     text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap().parse().unwrap()
 }

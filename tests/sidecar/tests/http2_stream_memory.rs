@@ -5,16 +5,9 @@
 use bytes::Bytes;
 use serde_json::json;
 use whichpod_testkit::http2::{Http2Client, Http2Pod, request, send};
-use whichpod_tests_sidecar::{ANY, Rig};
+use whichpod_tests_sidecar::{ANY, Rig, resident};
 
 const MIB: u64 = 1 << 20;
-
-/// Bytes of memory that this process occupies now: the sidecar, the pod and the client.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
-}
 
 async fn rig() -> (Http2Pod, Rig, Http2Client) {
     let pod = Http2Pod::start("backend-1", ANY).await.unwrap();

@@ -12,9 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use whichpod_testkit::client::Client;
 use whichpod_testkit::load::Load;
-use whichpod_tests_sidecar::{ANY, Rig};
+use whichpod_tests_sidecar::{ANY, Rig, resident};
 
 /// Of each kind.
 const REQUESTS: u64 = 2_000;
@@ -79,24 +78,13 @@ async fn behave(mut stream: TcpStream, pod: Pod) -> std::io::Result<()> {
     }
 }
 
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.trim().strip_suffix(" kB"));
-    kib.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap() * 1024
-}
-
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// The values of these statistics of the upstream.
 async fn stats(rig: &Rig, names: &[&str]) -> Vec<u64> {
-    let mut admin = Client::connect(rig.admin().unwrap()).await.unwrap();
-    admin.send("GET /stats HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-    let text = admin.response().await.unwrap().text();
+    let text = rig.admin_page("/stats").await;
     let value = |name: &&str| {
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("cluster.backend.{name}: ")));
         line.and_then(|value| value.parse().ok()).unwrap()

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use whichpod_testkit::client::{Client, End};
 use whichpod_testkit::scripted::{Script, ScriptedBackend};
-use whichpod_tests_sidecar::{ANY, Cluster, Rig, eventually};
+use whichpod_tests_sidecar::{ANY, Cluster, Rig, eventually, resident};
 
 const GET: &str = "GET /a HTTP/1.1\r\nhost: a\r\n\r\n";
 const OVERFLOW: &str = "upstream_reset_before_response_started{overflow}";
@@ -144,19 +144,13 @@ async fn one_client_too_many_is_closed_and_another_is_let_in_when_one_leaves() {
 
 #[tokio::test]
 async fn a_process_near_its_memory_limit_sheds_requests_and_takes_them_again() {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let resident: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.trim().strip_suffix(" kB"))
-        .and_then(|kib| kib.trim().parse().ok())
-        .unwrap();
+    let resident = resident();
     // Other tests of this process come and go: the room is large compared to them.
-    let limit = (resident * 1024 + (256 << 20)) * 2;
+    let limit = (resident + (256 << 20)) * 2;
     let pod = ScriptedBackend::start(ANY, Script::Answer).await.unwrap();
     let rig = Rig::new(pod.address(), json!({"memory": {"limit": limit, "shed_at_percent": 80}}));
     assert_eq!(rig.get("/").await.status, 200);
-    let share = usize::try_from(limit / 100 * 85 - resident * 1024).unwrap();
+    let share = usize::try_from(limit / 100 * 85 - resident).unwrap();
     let block = vec![1_u8; share];
     let until = async |wanted: u16| {
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
-use whichpod_testkit::client::{Client, End};
+use whichpod_testkit::client::End;
 use whichpod_testkit::scripted::{ANSWER, Script, ScriptedBackend};
 use whichpod_tests_sidecar::{ANY, Cluster, Rig, eventually};
 
@@ -328,7 +327,7 @@ async fn numbers_grow_while_a_connection_lasts() {
     let mut client = TcpStream::connect(rig.address).await.unwrap();
     client.write_all(b"hello").await.unwrap();
     read(&mut client, 5).await;
-    let metrics = get(rig.health().unwrap(), "/metrics").await;
+    let metrics = rig.metrics().await;
     for sample in [
         "whichpod_tcp_connections_total{upstream=\"backend\"} 1",
         "whichpod_tcp_connections_active{upstream=\"backend\"} 1",
@@ -339,14 +338,8 @@ async fn numbers_grow_while_a_connection_lasts() {
     ] {
         assert!(metrics.contains(sample), "{sample}:\n{metrics}");
     }
-    let clusters = get(rig.admin().unwrap(), "/clusters").await;
+    let clusters = rig.admin_page("/clusters").await;
     assert!(clusters.contains(&format!("backend::{}::cx_active::1", pod.address())), "{clusters}");
-}
-
-async fn get(address: SocketAddr, path: &str) -> String {
-    let mut client = Client::connect(address).await.unwrap();
-    client.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await.unwrap();
-    client.response().await.unwrap().text()
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ pub(crate) mod tests {
             dns: SocketAddr::from(([127, 0, 0, 1], 5_353)),
             workers: 2,
             log,
-            folder: Path::new("/work"),
+            folder: Path::new("/folder"),
         }
     }
 
@@ -140,7 +140,7 @@ pub(crate) mod tests {
                 .map(|launch| launch.text)
             })
         };
-        let logs = |text: &str| text.contains("/work/access.log") || text.contains("log-format");
+        let logs = |text: &str| text.contains("/folder/access.log") || text.contains("log-format");
         assert!(launches(true).iter().flatten().all(|text| logs(text)));
         assert!(!launches(false).iter().flatten().any(|text| logs(text)));
     }
