@@ -142,7 +142,7 @@ fn build_on(control: Runtime, config: Config, diagnostics: Option<Diagnostics>) 
     let sites: Vec<_> = std::iter::zip(&config.upstreams, std::iter::zip(upstreams, tls))
         .map(|(settings, (upstream, tls))| Arc::new(Site::new(settings.clone(), upstream, tls)))
         .collect();
-    let shared = Arc::new(Shared::new(sites, format, filter));
+    let shared = Arc::new(Shared::new(sites, format, filter, memory::Gauge::new(config.memory)));
     let (stop_workers, workers_stop) = Shutdown::new();
     let size = config.workers.map_or_else(|| limits::worker_count(limits::cpu_limit()), usize::from);
     let workers = start_workers(size, bound.upstreams, &shared, &log, &workers_stop)?;
@@ -195,7 +195,7 @@ impl Bound {
             let (admin, health) = servers;
             tokio::spawn(admin::serve(admin, Arc::clone(&state)));
             tokio::spawn(admin::serve_health(health, Arc::clone(&state)));
-            tokio::spawn(memory::watch(Arc::clone(&state.shared), state.config.memory));
+            tokio::spawn(memory::watch(Arc::clone(&state.shared)));
             for site in &state.shared.sites {
                 if let Some(check) = &site.config.health_check {
                     tokio::spawn(health_check::run(Arc::clone(site), check.clone()));

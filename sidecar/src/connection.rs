@@ -29,7 +29,7 @@ const GREETING: usize = 512;
 
 /// Serves one connection until either side ends it.
 pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, stream: TcpStream, downstream: Rc<Downstream>) {
-    let mut io = DownstreamIo::new(stream, Rc::clone(&downstream), Arc::clone(&site));
+    let mut io = DownstreamIo::new(stream, Rc::clone(&downstream), Arc::clone(&site), Rc::clone(&worker));
     let begin = || Exchange::begin_connection(Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
     let spoken = match site.config.protocol {
         // The client may speak either version, whichever the pods speak.

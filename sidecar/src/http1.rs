@@ -10,16 +10,20 @@ use http::{Request, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use whichpod_access_log::{Flags, Record};
 
-use crate::error::Ended;
+use crate::error::{Ended, Failure, Verdict, body, verdict};
 use crate::incoming::Incoming;
-use crate::io::{Downstream, DownstreamIo, Phase};
+use crate::io::{Downstream, DownstreamIo, Over, Phase};
 use crate::proxy;
 use crate::site::Site;
 use crate::tunnel::{self, Ends, Switched};
 use crate::worker::Worker;
+
+/// What a head gets that is not complete when memory runs short: its request would get the same.
+const SHED: Verdict = verdict(Failure::Overloaded);
 
 /// Serves one connection until either side ends it.
 pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, io: DownstreamIo, downstream: Rc<Downstream>) {
@@ -60,9 +64,24 @@ pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, io: DownstreamIo, downst
         site.stats.ended(line.status, line.flags, line.duration);
         worker.write_line(&line);
         if line.status.is_some() {
-            connection.into_parts().io.into_inner().linger().await;
+            // What was read of the head is of no use any more, and must not stay for as long as the client does.
+            let io = { connection.into_parts().io.into_inner() };
+            Box::pin(say_goodbye(io, &line, &site)).await;
         }
     }
+}
+
+/// Lets the client read why its head was refused: hyper has said so, except where memory is short.
+async fn say_goodbye(mut io: DownstreamIo, line: &Record, site: &Site) {
+    if line.flags == SHED.flags {
+        let text = body(&SHED, &site.config.name);
+        let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n";
+        let answer = format!("{head}content-length: {}\r\n\r\n{text}", text.len());
+        // Nothing was sent before: there is room for it at once, unless the client is gone.
+        let _ = io.write(answer.as_bytes()).await;
+        let _ = io.shutdown().await;
+    }
+    io.linger().await;
 }
 
 /// What hyper answers by itself; nothing to the preface of HTTP/2.
@@ -83,10 +102,12 @@ fn refused_head(error: &hyper::Error, downstream: &Downstream, site: &Site) -> O
     let (phase, since) = downstream.phase();
     let (status, flags, details) = if error.is_parse() {
         (answered(error), Flags::DOWNSTREAM_PROTOCOL, "http1.codec_error")
-    } else if downstream.is_expired() && phase == Phase::Head {
-        (None, Flags::STREAM_IDLE, "request_header_timeout")
     } else {
-        return None;
+        match downstream.over() {
+            Some(Over::Time) if phase == Phase::Head => (None, Flags::STREAM_IDLE, "request_header_timeout"),
+            Some(Over::Memory) if phase == Phase::Head => (SHED.status, SHED.flags, SHED.details),
+            _ => return None,
+        }
     };
     let mut record = downstream.record(site, SystemTime::now());
     record.status = status;

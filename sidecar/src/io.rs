@@ -1,6 +1,7 @@
 //! Sockets that count: what was read decides whether a request may be sent again, and when a head began.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -12,15 +13,18 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use whichpod_access_log::Record;
 
 use crate::body::{BodyProgress, LINGER};
+use crate::http2::Frames;
+use crate::memory::Pressure;
 use crate::site::Site;
 use crate::transport::Transport;
 use crate::tunnel::Switched;
+use crate::worker::Worker;
 
 /// So much is read at a time to find out what a client speaks: most heads whole.
 const LOOK: usize = 2048;
@@ -36,6 +40,15 @@ pub enum Phase {
     Busy,
 }
 
+/// Why a client's connection is ended here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Its time is over.
+    Time,
+    /// Memory is short.
+    Memory,
+}
+
 /// A client's connection, as its requests and the worker's sweep see it.
 pub struct Downstream {
     /// Number of the connection in this process.
@@ -48,7 +61,7 @@ pub struct Downstream {
     pub accepted: Instant,
     phase: Cell<Phase>,
     since: Cell<Instant>,
-    expired: Cell<bool>,
+    over: Cell<Option<Over>>,
     reset: Cell<bool>,
     /// The last request's body, which may go on after its response.
     body: RefCell<Option<Rc<BodyProgress>>>,
@@ -56,6 +69,8 @@ pub struct Downstream {
     /// Requests that run now; more than one only over HTTP/2.
     running: Cell<usize>,
     multiplexed: Cell<bool>,
+    /// Over HTTP/2: since when a head is not complete, beside whatever else goes on.
+    head_since: Cell<Option<Instant>>,
     leaving: Cell<bool>,
     requests: Cell<usize>,
     resets: Cell<usize>,
@@ -81,12 +96,13 @@ impl Downstream {
             accepted: now,
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
-            expired: Cell::new(false),
+            over: Cell::new(None),
             reset: Cell::new(false),
             body: RefCell::new(None),
             reader: RefCell::new(None),
             running: Cell::new(0),
             multiplexed: Cell::new(false),
+            head_since: Cell::new(None),
             leaving: Cell::new(false),
             requests: Cell::new(0),
             resets: Cell::new(0),
@@ -97,6 +113,9 @@ impl Downstream {
     /// What the connection is doing, and since when.
     #[must_use]
     pub fn phase(&self) -> (Phase, Instant) {
+        if let Some(since) = self.head_since.get() {
+            return (Phase::Head, since);
+        }
         let arriving = self.body.borrow().as_ref().is_some_and(|body| !body.is_over());
         (if arriving { Phase::Busy } else { self.phase.get() }, self.since.get())
     }
@@ -144,6 +163,25 @@ impl Downstream {
         self.multiplexed.set(true);
         if self.running.get() == 0 {
             self.phase.set(Phase::Idle);
+        }
+    }
+
+    /// Whether a head is not complete now, over HTTP/2.
+    fn set_in_head(&self, in_head: bool) {
+        let since = self.head_since.get();
+        if in_head != since.is_some() {
+            self.head_since.set(in_head.then(Instant::now));
+        }
+    }
+
+    /// True if it may be ended, or should not grow, while memory is that short: where a request runs beside a head that is
+    /// not complete, only at the last.
+    #[must_use]
+    pub fn gives_way(&self, pressure: Pressure) -> bool {
+        match pressure {
+            Pressure::None => false,
+            Pressure::ShedRequests => self.running.get() == 0,
+            Pressure::RefuseConnections => true,
         }
     }
 
@@ -201,8 +239,8 @@ impl Downstream {
     }
 
     /// Ends the connection at its next read, which is made to happen now.
-    pub fn expire(&self) {
-        self.expired.set(true);
+    pub fn end(&self, why: Over) {
+        self.over.set(Some(why));
         self.wake();
     }
 
@@ -211,10 +249,10 @@ impl Downstream {
         self.reset.set(true);
     }
 
-    /// True once [`Self::expire`] was called.
+    /// Why it was ended by [`Self::end`].
     #[must_use]
-    pub fn is_expired(&self) -> bool {
-        self.expired.get()
+    pub fn over(&self) -> Option<Over> {
+        self.over.get()
     }
 }
 
@@ -225,6 +263,8 @@ pub struct DownstreamIo {
     looked_at: Vec<u8>,
     connection: Rc<Downstream>,
     site: Arc<Site>,
+    worker: Rc<Worker>,
+    frames: Frames,
     /// The client does not take what is there for it.
     blocked: Cell<bool>,
 }
@@ -232,8 +272,9 @@ pub struct DownstreamIo {
 impl DownstreamIo {
     /// Tells `connection` about everything that is read from `stream`, and counts for `site` whether writing waits.
     #[must_use]
-    pub fn new(stream: TcpStream, connection: Rc<Downstream>, site: Arc<Site>) -> Self {
-        Self { stream, looked_at: Vec::new(), connection, site, blocked: Cell::new(false) }
+    pub fn new(stream: TcpStream, connection: Rc<Downstream>, site: Arc<Site>, worker: Rc<Worker>) -> Self {
+        let (frames, blocked) = (Frames::default(), Cell::new(false));
+        Self { stream, looked_at: Vec::new(), connection, site, worker, frames, blocked }
     }
 
     /// What [`Self::poll_look`] has read and nobody else yet.
@@ -252,18 +293,15 @@ impl DownstreamIo {
     }
 
     fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.connection.is_expired() {
+        if self.connection.over().is_some() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Ready(result) => {
-                if buf.filled().len() > before
-                    && self.connection.phase().0 == Phase::Idle
-                    && !self.connection.is_multiplexed()
-                {
-                    self.connection.phase.set(Phase::Head);
-                    self.connection.since.set(Instant::now());
+                let count = buf.filled().len() - before;
+                if count > 0 {
+                    self.took(count);
                 }
                 Poll::Ready(result)
             }
@@ -277,11 +315,35 @@ impl DownstreamIo {
         }
     }
 
+    /// So much was read from the socket.
+    fn took(&self, count: usize) {
+        let phase = self.connection.phase().0;
+        if phase == Phase::Idle && !self.connection.is_multiplexed() {
+            // Most heads come in one piece: those cost nothing more.
+            self.connection.phase.set(Phase::Head);
+            self.connection.since.set(Instant::now());
+            return;
+        }
+        let memory = &self.worker.shared.memory;
+        memory.grow(count);
+        if phase == Phase::Head && self.connection.gives_way(memory.pressure()) {
+            self.connection.over.set(Some(Over::Memory));
+        }
+    }
+
     /// Reads what still comes, for a while: left unread, closing the socket would reset the connection under what the client
     /// has not read yet.
     pub async fn linger(mut self) {
-        let mut unread = vec![0; 8192];
-        let until_end = async { while self.read(&mut unread).await.is_ok_and(|count| count > 0) {} };
+        let until_end = poll_fn(|cx| {
+            loop {
+                let mut unread = [MaybeUninit::uninit(); LOOK];
+                let mut unread = ReadBuf::uninit(&mut unread);
+                match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut unread)) {
+                    Ok(()) if !unread.filled().is_empty() => {}
+                    _ => return Poll::Ready(()),
+                }
+            }
+        });
         let _ = tokio::time::timeout(LINGER, until_end).await;
     }
 
@@ -313,14 +375,20 @@ impl AsyncRead for DownstreamIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         if self.looked_at.is_empty() {
-            return self.poll_socket(cx, buf);
+            ready!(self.poll_socket(cx, buf))?;
+        } else {
+            let count = self.looked_at.len().min(buf.remaining());
+            buf.put_slice(&self.looked_at[..count]);
+            self.looked_at.drain(..count);
+            if self.looked_at.is_empty() {
+                self.looked_at = Vec::new();
+            }
         }
-        let count = self.looked_at.len().min(buf.remaining());
-        buf.put_slice(&self.looked_at[..count]);
-        self.looked_at.drain(..count);
-        if self.looked_at.is_empty() {
-            self.looked_at = Vec::new();
+        if self.connection.is_multiplexed() {
+            self.frames.read(&buf.filled()[before..]);
+            self.connection.set_in_head(self.frames.in_head());
         }
         Poll::Ready(Ok(()))
     }
@@ -358,13 +426,24 @@ impl Traffic {
 pub struct UpstreamIo {
     stream: Transport,
     traffic: Rc<Traffic>,
+    worker: Rc<Worker>,
 }
+
+/// What a pod's connection reads or writes at a time without being large.
+const LARGE: usize = 4096;
 
 impl UpstreamIo {
     /// Counts what goes over `stream` in `traffic`.
     #[must_use]
-    pub fn new(stream: Transport, traffic: Rc<Traffic>) -> Self {
-        Self { stream, traffic }
+    pub fn new(stream: Transport, traffic: Rc<Traffic>, worker: Rc<Worker>) -> Self {
+        Self { stream, traffic, worker }
+    }
+
+    /// So much is in a buffer here: whoever is small does not count.
+    fn hold(&self, count: usize) {
+        if count >= LARGE {
+            self.worker.shared.memory.grow(count);
+        }
     }
 
     /// True once the pod has refused to read more.
@@ -387,8 +466,9 @@ impl AsyncRead for UpstreamIo {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        let count = (buf.filled().len() - before) as u64;
-        self.traffic.read.set(self.traffic.read.get() + count);
+        let count = buf.filled().len() - before;
+        self.hold(count);
+        self.traffic.read.set(self.traffic.read.get() + count as u64);
         Poll::Ready(result)
     }
 }
@@ -455,6 +535,7 @@ pass_writes_on!(DownstreamIo, |io: &DownstreamIo, polled: Written, _: usize| {
 });
 pass_writes_on!(UpstreamIo, |io: &UpstreamIo, polled: Written, offered: usize| match polled {
     Poll::Ready(Ok(count)) => {
+        io.hold(count);
         io.traffic.written.set(io.traffic.written.get() + count as u64);
         Poll::Ready(Ok(count))
     }

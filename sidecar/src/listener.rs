@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::connection;
 use crate::io::Downstream;
 use crate::limits::{self, Full, Permit};
-use crate::memory::Pressure;
+use crate::memory::{self, Pressure};
 use crate::worker::{Worker, spawn};
 
 /// Pause after the system refused another connection (no descriptors, no memory).
@@ -87,6 +87,7 @@ pub async fn accept(listener: TcpListener, site: usize, worker: Rc<Worker>, crew
         match listener.accept().await {
             Ok((stream, remote)) => {
                 warned = false;
+                worker.shared.memory.grow(memory::CONNECTION);
                 if worker.shared.memory.pressure() == Pressure::RefuseConnections {
                     continue;
                 }

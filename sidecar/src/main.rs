@@ -6,6 +6,11 @@ use whichpod_config::{Outcome, ProcessEnv, load};
 use whichpod_runtime::{diagnostics, exit::Exit, limits};
 use whichpod_sidecar::{app, log_format};
 
+/// Gives the kernel back what is free: the system's allocator may keep it for ever, and a process that has shed its load
+/// would go on shedding.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let (config, warnings, check) = match load(std::env::args_os(), &ProcessEnv, &log_format::checks()) {
         Ok(Outcome::Run { config, warnings }) => (config, warnings, false),

@@ -1,8 +1,11 @@
-//! New requests are shed when memory runs short, before the kernel kills the process. Sampled on the control thread: a
-//! request only looks at a flag.
+//! Load is shed when memory runs short, before the kernel kills the process. A request only looks at a flag.
+//!
+//! Memory is looked at now and then, and besides whenever so much was read as could change the answer: nobody can send more
+//! between two looks than there is room for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -11,9 +14,15 @@ use whichpod_runtime::memory::Usage;
 use crate::worker::Shared;
 
 /// How often memory is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+pub const LOOK: Duration = Duration::from_millis(100);
 /// So far below the limit that sheds, in percent of memory, must usage fall until requests are taken again.
 const SLACK: u64 = 5;
+/// A byte that is read costs up to so many: buffers have room to spare, and a head is held twice while it is sent on.
+const COST: u64 = 4;
+/// So small a part of the limit may always be read before the next look, however little room there is.
+const LEAST: u64 = 256;
+/// What a client's connection costs before it has said anything, in bytes.
+pub const CONNECTION: usize = 4096;
 
 /// What is done about memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,21 +38,72 @@ pub enum Pressure {
 
 /// The pressure now, for all workers.
 #[derive(Debug, Default)]
-pub struct Gauge(AtomicU8);
+pub struct Gauge {
+    pressure: AtomicU8,
+    /// Bytes that may be read before the next look.
+    allowance: AtomicI64,
+    /// `None`: there is no limit.
+    watched: Option<Mutex<Watched>>,
+}
+
+/// What a look needs.
+#[derive(Debug)]
+struct Watched {
+    usage: Usage,
+    shed_at: u64,
+    before: Pressure,
+}
 
 impl Gauge {
+    /// Of this process, or of its control group; without a limit there is never any pressure.
+    #[must_use]
+    pub fn new(settings: whichpod_config::Memory) -> Self {
+        let shed_at = u64::from(settings.shed_at_percent);
+        let usage = if shed_at == 0 { None } else { Usage::new(settings.limit) };
+        let watched = usage.map(|usage| Mutex::new(Watched { usage, shed_at, before: Pressure::None }));
+        Self { watched, ..Self::default() }
+    }
+
     /// What is to be done.
     #[must_use]
     pub fn pressure(&self) -> Pressure {
-        match self.0.load(Relaxed) {
+        match self.pressure.load(Relaxed) {
             0 => Pressure::None,
             1 => Pressure::ShedRequests,
             _ => Pressure::RefuseConnections,
         }
     }
 
-    fn set(&self, pressure: Pressure) {
-        self.0.store(pressure as u8, Relaxed);
+    /// So many bytes were read that stay here for a while; looks at memory if they could have used up what there was.
+    pub fn grow(&self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.watched.is_some() && self.allowance.fetch_sub(bytes, Relaxed) < bytes {
+            self.look();
+        }
+    }
+
+    /// Looks at memory, unless another thread does so now.
+    fn look(&self) {
+        let Some(Ok(mut watched)) = self.watched.as_ref().map(Mutex::try_lock) else { return };
+        let Some(used) = watched.usage.now() else { return };
+        let (before, limit) = (watched.before, watched.usage.limit());
+        let pressure = decide(before, used, limit, watched.shed_at);
+        self.pressure.store(pressure as u8, Relaxed);
+        self.allowance.store(allowance(used, limit, watched.shed_at), Relaxed);
+        watched.before = pressure;
+        drop(watched);
+        match (before, pressure) {
+            (Pressure::None, Pressure::None) => {}
+            (Pressure::None, _) => {
+                tracing::warn!(
+                    used,
+                    limit,
+                    "memory runs short: new requests get 503 (OM); raise the container's memory limit if this goes on"
+                );
+            }
+            (_, Pressure::None) => tracing::info!(used, limit, "there is enough memory again"),
+            _ => {}
+        }
     }
 }
 
@@ -61,35 +121,28 @@ fn decide(before: Pressure, used: u64, limit: u64, shed_at: u64) -> Pressure {
     }
 }
 
+/// How many bytes may be read before the next look: they must not take usage far past what sheds.
+fn allowance(used: u64, limit: u64, shed_at: u64) -> i64 {
+    let sheds = limit / 100 * shed_at.min(100);
+    let bytes = (sheds.saturating_sub(used) / COST).max(limit / LEAST);
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
 /// Watches memory for as long as the process runs; not at all without a limit.
-pub async fn watch(shared: Arc<Shared>, settings: whichpod_config::Memory) {
-    if settings.shed_at_percent == 0 {
-        return;
-    }
-    let Some(usage) = Usage::new(settings.limit) else { return };
-    let (limit, shed_at) = (usage.limit(), u64::from(settings.shed_at_percent));
-    tracing::debug!(limit, shed_at, "requests are shed when memory runs short");
-    let mut before = Pressure::None;
-    loop {
-        if let Some(used) = usage.now() {
-            let pressure = decide(before, used, limit, shed_at);
-            shared.memory.set(pressure);
-            match (before, pressure) {
-                (Pressure::None, Pressure::None) => {}
-                (Pressure::None, _) => {
-                    tracing::warn!(
-                        used,
-                        limit,
-                        "memory runs short: new requests get 503 (OM); raise the container's memory limit if this goes on"
-                    );
-                }
-                (_, Pressure::None) => tracing::info!(used, limit, "there is enough memory again"),
-                _ => {}
-            }
-            before = pressure;
+pub async fn watch(shared: Arc<Shared>) {
+    while shared.memory.watched.is_some() {
+        shared.memory.look();
+        if shared.memory.pressure() != Pressure::None {
+            give_back();
         }
         sleep(LOOK).await;
     }
+}
+
+/// Has the allocator give the kernel back what is free. It does that on its own while it is at work, but a process that
+/// refuses everything has no work; to free something large, untouched as it is, is the occasion.
+fn give_back() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20)));
 }
 
 #[cfg(test)]
@@ -109,9 +162,33 @@ mod tests {
     }
 
     #[test]
+    fn who_sends_much_between_two_looks_makes_the_next_one_come_sooner() {
+        let limit = 64 << 20;
+        for used in [0, 10 << 20, 50 << 20, 60 << 20, 64 << 20, 80 << 20] {
+            let most = u64::try_from(allowance(used, limit, 90)).unwrap() * COST;
+            assert!(
+                most > 0 && used + most <= (used.max(limit / 100 * 90)) + (limit / LEAST * COST),
+                "{used}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_process_without_room_sheds_at_once_and_one_without_a_limit_never_does() {
+        let settings = |limit, shed_at_percent| whichpod_config::Memory { limit, shed_at_percent };
+        let short = Gauge::new(settings(Some(1 << 20), 90));
+        assert_eq!(short.pressure(), Pressure::None, "nobody has looked");
+        short.grow(1);
+        assert_eq!(short.pressure(), Pressure::RefuseConnections);
+        let never = Gauge::new(settings(Some(1 << 20), 0));
+        never.grow(usize::MAX);
+        assert_eq!(never.pressure(), Pressure::None);
+    }
+
+    #[test]
     fn no_number_panics() {
-        for (used, limit) in [(u64::MAX, 1), (0, 0), (u64::MAX, u64::MAX)] {
-            let _ = decide(Pressure::None, used, limit, 100);
+        for (used, limit) in [(u64::MAX, 1), (0, 0), (u64::MAX, u64::MAX), (0, u64::MAX)] {
+            let _ = (decide(Pressure::None, used, limit, 100), allowance(used, limit, 100));
         }
     }
 }

@@ -107,6 +107,10 @@ async fn forward(
     let mut retries = 0;
     for _ in 0..MOST_SENDS {
         let mut link = acquire(exchange, &mut tried, max_idle, version).await?;
+        if exchange.worker.shared.memory.pressure() != Pressure::None {
+            // To send it takes memory again, and it may have waited for long.
+            return Err(Failure::Overloaded);
+        }
         let reused = link.reused();
         exchange.attempt(link.peer(), reused);
         let copy = (replay == Replay::Safe || keeps_body).then(|| copy_head(&request));

@@ -1,5 +1,7 @@
 //! A TCP connection: one pod for all of it, chosen when it begins.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 
 use crate::connect::{self, Opened};
@@ -48,7 +50,7 @@ pub async fn serve(begun: Begun, client: DownstreamIo) {
         Ok(Opened { stream, peer }) => {
             exchange.attempt(&peer, false);
             exchange.attempt_connected();
-            let pod = UpstreamIo::new(stream, std::rc::Rc::default());
+            let pod = UpstreamIo::new(stream, Rc::default(), Rc::clone(&exchange.worker));
             tunnel::run(
                 exchange,
                 Ends { client, pod, peer, from_client: Bytes::new(), from_pod: greeting.into() },

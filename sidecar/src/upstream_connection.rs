@@ -24,6 +24,7 @@ use crate::io::{Traffic, UpstreamIo};
 use crate::peer::Peer;
 use crate::pool::Owner;
 use crate::retry::Progress;
+use crate::worker::Worker;
 
 /// A connection to a pod.
 pub struct UpstreamConnection {
@@ -65,9 +66,10 @@ impl UpstreamConnection {
         owner: Owner,
         limits: Limits,
         idle_limit: Duration,
+        worker: Rc<Worker>,
     ) -> hyper::Result<Self> {
         let traffic = Rc::new(Traffic::default());
-        let io = TokioIo::new(UpstreamIo::new(stream, Rc::clone(&traffic)));
+        let io = TokioIo::new(UpstreamIo::new(stream, Rc::clone(&traffic), worker));
         let mut builder = http1::Builder::new();
         // A pod's head may be as large as a client's.
         builder.max_buf_size(limits.head_bytes.max(8192));

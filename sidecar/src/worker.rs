@@ -16,9 +16,9 @@ use whichpod_access_log::{Filter, Format, Record, WorkerLog};
 use whichpod_config::Timeouts;
 
 use crate::http2;
-use crate::io::{Downstream, Phase};
+use crate::io::{Downstream, Over, Phase};
 use crate::limits::{Gate, Permit};
-use crate::memory;
+use crate::memory::{self, Pressure};
 use crate::pool::Pool;
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
@@ -29,6 +29,8 @@ const FLUSH: Duration = Duration::from_millis(100);
 const PASS: usize = 64 * 1024;
 /// How often deadlines of connections are looked at: one timer a worker instead of one a connection.
 const SWEEP: Duration = Duration::from_millis(500);
+/// While memory is short, heads and idle connections have only this long: their requests would get no more than 503.
+const PATIENCE: [(Phase, Duration); 2] = [(Phase::Head, memory::LOOK), (Phase::Idle, Duration::from_secs(1))];
 
 /// What all workers share.
 pub struct Shared {
@@ -50,14 +52,14 @@ pub struct Shared {
 impl Shared {
     /// Nothing has happened yet.
     #[must_use]
-    pub fn new(sites: Vec<Arc<Site>>, format: Format, filter: Filter) -> Self {
+    pub fn new(sites: Vec<Arc<Site>>, format: Format, filter: Filter, memory: memory::Gauge) -> Self {
         Self {
             sites,
             format,
             filter,
             next_connection: AtomicU64::new(1),
             next_request: AtomicU64::new(1),
-            memory: memory::Gauge::default(),
+            memory,
             draining: AtomicBool::new(false),
         }
     }
@@ -215,7 +217,7 @@ impl Worker {
                 self.sweeping.set(false);
                 self.needs_sweeping.notified().await;
             }
-            sleep(SWEEP).await;
+            sleep(if self.memory_is_short() { memory::LOOK } else { SWEEP }).await;
             self.expire_clients(Instant::now());
             self.http2.borrow_mut().sweep();
             poll_fn(|cx| {
@@ -232,7 +234,12 @@ impl Worker {
         }
     }
 
+    fn memory_is_short(&self) -> bool {
+        self.shared.memory.pressure() != Pressure::None
+    }
+
     fn expire_clients(&self, now: Instant) {
+        let pressure = self.shared.memory.pressure();
         let draining = self.shared.is_draining();
         for (downstream, timeouts) in self.connections.borrow().values() {
             if draining {
@@ -244,8 +251,13 @@ impl Worker {
                 Phase::Head => timeouts.head,
                 Phase::Busy => None,
             };
-            if limit.is_some_and(|limit| now.duration_since(since) >= limit) {
-                downstream.expire();
+            let age = now.duration_since(since);
+            if limit.is_some_and(|limit| age >= limit) {
+                downstream.end(Over::Time);
+            } else if downstream.gives_way(pressure)
+                && PATIENCE.iter().any(|(waits, patience)| *waits == phase && age >= *patience)
+            {
+                downstream.end(Over::Memory);
             }
         }
     }

@@ -63,7 +63,8 @@ impl Served {
         let path = folder.path().join("log");
         let (log, writer) = Log::open(Destination::File(path.clone())).unwrap();
         let format = log_format::compile("json").unwrap().format;
-        let shared = Arc::new(Shared::new(vec![Arc::clone(&site)], format, Filter::default()));
+        let shared =
+            Arc::new(Shared::new(vec![Arc::clone(&site)], format, Filter::default(), Default::default()));
         let worker = Rc::new(Worker::new(shared, log.worker()));
 
         let listener = TcpListener::bind(ANY).await.unwrap();

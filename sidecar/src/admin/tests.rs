@@ -58,7 +58,7 @@ fn sidecar(diagnostics: Option<Diagnostics>) -> Sidecar {
     let admin = Admin {
         listeners,
         workers: 1,
-        shared: Arc::new(Shared::new(sites, format, Filter::default())),
+        shared: Arc::new(Shared::new(sites, format, Filter::default(), Default::default())),
         log,
         diagnostics,
         readiness: Readiness::new(),

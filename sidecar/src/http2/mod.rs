@@ -4,10 +4,12 @@
 //! flags: which streams a GOAWAY leaves unprocessed, a refused stream, the peer's stream limit.
 
 mod client;
+mod frames;
 mod pump;
 mod server;
 
 pub use client::{Connection, Connections, Opening, Slot};
+pub use frames::Frames;
 pub use pump::{Pump, Stopped};
 pub use server::serve;
 

@@ -18,8 +18,9 @@ use whichpod_access_log::Flags;
 use whichpod_config::Limits;
 
 use crate::body::ResponseBody;
+use crate::error::{Failure, Verdict, verdict};
 use crate::incoming::Incoming;
-use crate::io::{Downstream, Phase};
+use crate::io::{Downstream, Over, Phase};
 use crate::proxy;
 use crate::site::Site;
 use crate::worker::{Worker, spawn};
@@ -29,17 +30,20 @@ use super::{CONNECTION_WINDOW, Pump, SEND_BUFFER, STREAM_WINDOW, Stopped};
 /// Streams that a client may open and reset in one breath, before we have looked at them.
 const RESETS_UNSEEN: usize = 256;
 
+/// What ends a connection inside of a head when memory runs short.
+const SHED: Verdict = verdict(Failure::Overloaded);
+
 /// Serves one connection until either side ends it; the preface is still to be read from `io`.
 pub async fn serve<I>(worker: Rc<Worker>, site: Arc<Site>, io: I, downstream: Rc<Downstream>)
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let started = Instant::now();
+    downstream.multiplex();
     let mut connection = match settings(site.config.limits).handshake::<_, Bytes>(io).await {
         Ok(connection) => connection,
         Err(error) => return broken(&error, started, &worker, &site, &downstream),
     };
-    downstream.multiplex();
     let ended = poll_fn(|cx| {
         loop {
             if downstream.is_abusive() {
@@ -126,10 +130,14 @@ fn broken(error: &h2::Error, since: Instant, worker: &Worker, site: &Site, downs
         (Flags::DOWNSTREAM_PROTOCOL, "http2.codec_error")
     } else if downstream.is_abusive() {
         (Flags::DOWNSTREAM_PROTOCOL, "http2.too_many_resets")
-    } else if downstream.is_expired() && downstream.phase().0 == Phase::Head {
-        (Flags::STREAM_IDLE, "request_header_timeout")
     } else {
-        return;
+        match downstream.over() {
+            Some(Over::Time) if downstream.phase().0 == Phase::Head => {
+                (Flags::STREAM_IDLE, "request_header_timeout")
+            }
+            Some(Over::Memory) if downstream.phase().0 == Phase::Head => (SHED.flags, SHED.details),
+            _ => return,
+        }
     };
     let mut record = downstream.record(site, SystemTime::now());
     record.flags = flags;
