@@ -42,9 +42,28 @@ pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, stream: TcpStream, downs
     };
     match spoken {
         Spoken::Nothing => {}
-        Spoken::Http1 => http1::serve(worker, site, io, downstream).await,
-        Spoken::Http2 => http2::serve(worker, site, io, downstream).await,
-        Spoken::Tcp(begun) => tcp::serve(begun.unwrap_or_else(|| Begun::new(begin())), io).await,
+        Spoken::Http1 => serve_http1(worker, site, io, downstream).await,
+        Spoken::Http2 => Box::pin(http2::serve(worker, site, io, downstream)).await,
+        Spoken::Tcp(begun) => {
+            let begun = begun.unwrap_or_else(|| Begun::new(begin()));
+            Box::pin(tcp::serve(begun, io)).await;
+        }
+    }
+}
+
+/// Serves requests; while the client is silent for long, nothing but its socket is kept.
+async fn serve_http1(worker: Rc<Worker>, site: Arc<Site>, io: DownstreamIo, downstream: Rc<Downstream>) {
+    let mut awake = Some(io);
+    while let Some(io) = awake {
+        // In a box of its own, which is given back meanwhile.
+        let serving = http1::serve(Rc::clone(&worker), Arc::clone(&site), io, Rc::clone(&downstream));
+        awake = Box::pin(serving).await;
+        if let Some(resting) = &mut awake
+            && resting.looked_at().is_empty()
+            && !poll_fn(|cx| resting.poll_look(cx)).await.is_ok_and(|count| count > 0)
+        {
+            return;
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! A client's connection that speaks HTTP/1.0 or HTTP/1.1: one request after another.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use http::{Request, StatusCode};
@@ -25,9 +27,14 @@ use crate::worker::Worker;
 /// What a head gets that is not complete when memory runs short: its request would get the same.
 const SHED: Verdict = verdict(Failure::Overloaded);
 
-/// Serves one connection until either side ends it.
-pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, io: DownstreamIo, downstream: Rc<Downstream>) {
-    let io = TokioIo::new(io);
+/// Serves one connection until either side ends it, or until it is idle for so long that it should rest: hyper's buffers are
+/// 16 KiB.
+pub async fn serve(
+    worker: Rc<Worker>,
+    site: Arc<Site>,
+    io: DownstreamIo,
+    downstream: Rc<Downstream>,
+) -> Option<DownstreamIo> {
     let service = {
         let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
         service_fn(move |request: Request<hyper::body::Incoming>| {
@@ -45,18 +52,27 @@ pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, io: DownstreamIo, downst
         // hyper's own default is 100 too, and costs no allocation a head.
         builder.max_headers(limits.headers);
     }
-    let mut connection = builder.serve_connection(io, service);
-    let result = Pin::new(&mut connection).await;
+    let mut connection = builder.serve_connection(TokioIo::new(io), service);
+    let ended = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        Poll::Pending if downstream.rests() => Poll::Ready(None),
+        polled => polled.map(Some),
+    });
+    let Some(result) = ended.await else {
+        let parts = connection.into_parts();
+        let mut io = parts.io.into_inner();
+        io.unread(&parts.read_buf);
+        return Some(io);
+    };
     if let Some(Switched { mut exchange, pod, peer, from_pod }) = downstream.take_switched() {
         if result.is_err() {
             exchange.end_tunnel(Ended::ClientReset);
-            return;
+            return None;
         }
         let parts = connection.into_parts();
         let (client, from_client) = (parts.io.into_inner(), parts.read_buf);
         // In a box of its own, because few connections come to this.
         Box::pin(tunnel::run(exchange, Ends { client, pod, peer, from_client, from_pod })).await;
-        return;
+        return None;
     }
     if let Err(error) = result
         && let Some(line) = refused_head(&error, &downstream, &site)
@@ -69,6 +85,7 @@ pub async fn serve(worker: Rc<Worker>, site: Arc<Site>, io: DownstreamIo, downst
             Box::pin(say_goodbye(io, &line, &site)).await;
         }
     }
+    None
 }
 
 /// Lets the client read why its head was refused: hyper has said so, except where memory is short.

@@ -21,6 +21,7 @@ use whichpod_access_log::Record;
 use crate::body::{BodyProgress, LINGER};
 use crate::http2::Frames;
 use crate::memory::Pressure;
+use crate::pool::REST;
 use crate::site::Site;
 use crate::transport::Transport;
 use crate::tunnel::Switched;
@@ -72,6 +73,9 @@ pub struct Downstream {
     /// Over HTTP/2: since when a head is not complete, beside whatever else goes on.
     head_since: Cell<Option<Instant>>,
     leaving: Cell<bool>,
+    /// The client does not take what is there for it.
+    blocked: Cell<bool>,
+    may_rest: Cell<bool>,
     requests: Cell<usize>,
     resets: Cell<usize>,
     /// What the connection becomes when the response is out.
@@ -104,6 +108,8 @@ impl Downstream {
             multiplexed: Cell::new(false),
             head_since: Cell::new(None),
             leaving: Cell::new(false),
+            blocked: Cell::new(false),
+            may_rest: Cell::new(false),
             requests: Cell::new(0),
             resets: Cell::new(0),
             switched: RefCell::new(None),
@@ -238,6 +244,23 @@ impl Downstream {
         self.switched.take()
     }
 
+    /// Nothing was heard of the client for long: its connection is to give back the memory that it has no use for.
+    pub fn rest(&self) {
+        if !self.multiplexed.get() && !self.may_rest.replace(true) {
+            self.wake();
+        }
+    }
+
+    /// True once after [`Self::rest`], if nothing goes on now.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        if !self.may_rest.get() || self.phase().0 != Phase::Idle || self.blocked.get() {
+            return false;
+        }
+        self.may_rest.set(false);
+        self.since.get().elapsed() >= REST
+    }
+
     /// Ends the connection at its next read, which is made to happen now.
     pub fn end(&self, why: Over) {
         self.over.set(Some(why));
@@ -265,16 +288,13 @@ pub struct DownstreamIo {
     site: Arc<Site>,
     worker: Rc<Worker>,
     frames: Frames,
-    /// The client does not take what is there for it.
-    blocked: Cell<bool>,
 }
 
 impl DownstreamIo {
     /// Tells `connection` about everything that is read from `stream`, and counts for `site` whether writing waits.
     #[must_use]
     pub fn new(stream: TcpStream, connection: Rc<Downstream>, site: Arc<Site>, worker: Rc<Worker>) -> Self {
-        let (frames, blocked) = (Frames::default(), Cell::new(false));
-        Self { stream, looked_at: Vec::new(), connection, site, worker, frames, blocked }
+        Self { stream, looked_at: Vec::new(), connection, site, worker, frames: Frames::default() }
     }
 
     /// What [`Self::poll_look`] has read and nobody else yet.
@@ -290,6 +310,16 @@ impl DownstreamIo {
         ready!(self.poll_socket(cx, &mut chunk))?;
         self.looked_at.extend_from_slice(chunk.filled());
         Poll::Ready(Ok(chunk.filled().len()))
+    }
+
+    /// Takes back what was read of the next head.
+    pub fn unread(&mut self, head: &[u8]) {
+        if head.is_empty() {
+            return;
+        }
+        self.looked_at.extend_from_slice(head);
+        self.connection.phase.set(Phase::Head);
+        self.connection.since.set(Instant::now());
     }
 
     fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -348,7 +378,7 @@ impl DownstreamIo {
     }
 
     fn set_blocked(&self, blocked: bool) {
-        if self.blocked.replace(blocked) != blocked {
+        if self.connection.blocked.replace(blocked) != blocked {
             let count = &self.site.stats.downstream_blocked;
             if blocked {
                 count.fetch_add(1, Relaxed)

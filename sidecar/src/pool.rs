@@ -15,6 +15,9 @@ use crate::upstream_connection::UpstreamConnection;
 /// The client's connection that a pod's connection belongs to; usually none: any request may use it.
 pub type Owner = Option<u64>;
 
+/// After so long without a request a connection is likely to stay idle: it rests.
+pub const REST: Duration = Duration::from_secs(1);
+
 /// Idle connections by pod and owner; the most recently used is last.
 #[derive(Default)]
 pub struct Pool {
@@ -97,14 +100,16 @@ impl Pool {
         Some(connection)
     }
 
-    /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone.
+    /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone; lets others rest.
     pub fn sweep(&mut self, cx: &mut Context<'_>) {
         let now = Instant::now();
         self.idle.retain(|_, connections| {
             connections.retain_mut(|connection| {
-                now.duration_since(connection.idle_since) < connection.idle_limit
-                    && !connection.peer.endpoint.is_gone()
-                    && !connection.drive(cx)
+                let idle = now.duration_since(connection.idle_since);
+                if idle >= REST {
+                    connection.rest();
+                }
+                idle < connection.idle_limit && !connection.peer.endpoint.is_gone() && !connection.drive(cx)
             });
             !connections.is_empty()
         });

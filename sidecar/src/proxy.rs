@@ -73,7 +73,9 @@ async fn switch(
     connection: Box<UpstreamConnection>,
 ) -> Response<ResponseBody> {
     let downstream = Rc::clone(&exchange.downstream);
-    let (pod, from_pod, peer) = connection.into_parts().await;
+    let Some((pod, from_pod, peer)) = connection.into_parts().await else {
+        return local_answer(exchange, Failure::Closed);
+    };
     downstream.switch(Switched { exchange, pod, peer, from_pod });
     head.map(|_| ResponseBody::Empty)
 }

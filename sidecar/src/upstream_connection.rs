@@ -1,7 +1,8 @@
 //! One HTTP/1.1 connection to a pod: the identity it was opened with, and one exchange at a time.
 //!
 //! hyper's connection is driven by the request that uses it, not by a task of its own: a request costs no
-//! hand-over between tasks, and dropping it closes the connection.
+//! hand-over between tasks, and dropping it closes the connection. One that is idle for long has no hyper, whose buffers are
+//! 16 KiB.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 use whichpod_config::Limits;
 
@@ -28,10 +30,9 @@ use crate::worker::Worker;
 
 /// A connection to a pod.
 pub struct UpstreamConnection {
-    sender: http1::SendRequest<RequestBody>,
-    driver: http1::Connection<TokioIo<UpstreamIo>, RequestBody>,
-    driver_ended: bool,
+    state: State,
     traffic: Rc<Traffic>,
+    limits: Limits,
     /// The pod.
     pub peer: Peer,
     /// Whose requests it serves.
@@ -42,6 +43,37 @@ pub struct UpstreamConnection {
     pub idle_since: Instant,
     /// How long it may be idle: what the pod says, less a margin, else what is configured.
     pub idle_limit: Duration,
+}
+
+enum State {
+    Awake(Awake),
+    /// Nobody looks after it but the sweep of the pool; the next request wakes it.
+    Resting(UpstreamIo),
+    Ended,
+}
+
+/// hyper's two ends of it.
+struct Awake {
+    sender: http1::SendRequest<RequestBody>,
+    driver: http1::Connection<TokioIo<UpstreamIo>, RequestBody>,
+    ended: bool,
+}
+
+impl Awake {
+    async fn new(io: UpstreamIo, limits: Limits) -> hyper::Result<Self> {
+        let mut builder = http1::Builder::new();
+        // A pod's head may be as large as a client's.
+        builder.max_buf_size(limits.head_bytes.max(8192));
+        let (sender, driver) = builder.handshake(TokioIo::new(io)).await?;
+        Ok(Self { sender, driver, ended: false })
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.ended {
+            self.ended = Pin::new(&mut self.driver).poll(cx).is_ready();
+        }
+        self.ended
+    }
 }
 
 /// An attempt that got no response.
@@ -69,16 +101,11 @@ impl UpstreamConnection {
         worker: Rc<Worker>,
     ) -> hyper::Result<Self> {
         let traffic = Rc::new(Traffic::default());
-        let io = TokioIo::new(UpstreamIo::new(stream, Rc::clone(&traffic), worker));
-        let mut builder = http1::Builder::new();
-        // A pod's head may be as large as a client's.
-        builder.max_buf_size(limits.head_bytes.max(8192));
-        let (sender, driver) = builder.handshake(io).await?;
+        let io = UpstreamIo::new(stream, Rc::clone(&traffic), worker);
         Ok(Self {
-            sender,
-            driver,
-            driver_ended: false,
+            state: State::Awake(Awake::new(io, limits).await?),
             traffic,
+            limits,
             peer,
             owner,
             reused: false,
@@ -89,24 +116,57 @@ impl UpstreamConnection {
 
     /// Moves bytes in both directions; true once the connection has ended.
     pub fn drive(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.driver_ended {
-            self.driver_ended = Pin::new(&mut self.driver).poll(cx).is_ready();
+        match &mut self.state {
+            State::Awake(awake) => awake.drive(cx),
+            // Whatever a pod says to nobody, it ends the connection.
+            State::Resting(io) => Pin::new(io).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_ready(),
+            State::Ended => true,
         }
-        self.driver_ended
     }
 
     /// True if another request can be sent now: the last one is complete in both directions.
     pub fn is_reusable(&mut self) -> bool {
-        !self.driver_ended && !self.traffic.refused() && self.sender.is_ready()
+        let ready = match &mut self.state {
+            State::Awake(awake) => !awake.ended && awake.sender.is_ready(),
+            State::Resting(_) => true,
+            State::Ended => false,
+        };
+        ready && !self.traffic.refused()
+    }
+
+    /// Gives back the memory that it has no use for while it is idle.
+    pub fn rest(&mut self) {
+        if let State::Awake(_) = self.state
+            && self.is_reusable()
+            && let State::Awake(Awake { driver, .. }) = std::mem::replace(&mut self.state, State::Ended)
+        {
+            let parts = driver.into_parts();
+            if parts.read_buf.is_empty() {
+                self.state = State::Resting(parts.io.into_inner());
+            }
+        }
+    }
+
+    async fn wake(&mut self) -> Option<&mut Awake> {
+        if let State::Resting(_) = self.state
+            && let State::Resting(io) = std::mem::replace(&mut self.state, State::Ended)
+        {
+            self.state = State::Awake(Awake::new(io, self.limits).await.ok()?);
+        }
+        match &mut self.state {
+            State::Awake(awake) => Some(awake),
+            State::Resting(_) | State::Ended => None,
+        }
     }
 
     /// The socket after the pod has agreed to something else than HTTP, what was read from it already, and who the pod is.
-    pub async fn into_parts(mut self: Box<Self>) -> (UpstreamIo, Bytes, Peer) {
+    /// `None` for one that is not in use.
+    pub async fn into_parts(self: Box<Self>) -> Option<(UpstreamIo, Bytes, Peer)> {
+        let Self { state: State::Awake(mut awake), peer, .. } = *self else { return None };
         // It ends with the response's head.
-        poll_fn(|cx| if self.drive(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
-        let Self { driver, peer, .. } = *self;
-        let parts = driver.into_parts();
-        (parts.io.into_inner(), parts.read_buf, peer)
+        poll_fn(|cx| if awake.drive(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        let parts = awake.driver.into_parts();
+        Some((parts.io.into_inner(), parts.read_buf, peer))
     }
 
     /// Sends one request and waits for the response's head.
@@ -117,18 +177,22 @@ impl UpstreamConnection {
         request: Request<RequestBody>,
         mut interrupted: impl FnMut(&mut Context<'_>) -> Option<Failure>,
     ) -> Result<Response<Incoming>, SendError> {
-        let (read, written) = (self.traffic.read(), self.traffic.written());
-        let mut response = pin!(self.sender.try_send_request(request));
-        let (driver, driver_ended) = (&mut self.driver, &mut self.driver_ended);
+        let traffic = Rc::clone(&self.traffic);
+        let (read, written) = (traffic.read(), traffic.written());
+        let Some(Awake { sender, driver, ended }) = self.wake().await else {
+            let (failure, progress) = (Failure::Closed, Progress::NothingSent);
+            return Err(SendError { failure, reason: failure.reason(), progress, request: Some(request) });
+        };
+        let mut response = pin!(sender.try_send_request(request));
         let result = poll_fn(|cx| {
-            if !*driver_ended {
-                *driver_ended = Pin::new(&mut *driver).poll(cx).is_ready();
+            if !*ended {
+                *ended = Pin::new(&mut *driver).poll(cx).is_ready();
             }
             // Only the driver completes it, and that is woken by `cx`: another waker would have this task run twice.
             if let Poll::Ready(result) = response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 return Poll::Ready(Ok(result));
             }
-            if *driver_ended {
+            if *ended {
                 return Poll::Ready(Err(Failure::Closed));
             }
             match interrupted(cx) {
@@ -137,15 +201,14 @@ impl UpstreamConnection {
             }
         })
         .await;
-        let progress =
-            if self.traffic.read() != read { Progress::SomeResponse } else { Progress::NoResponseByte };
+        let progress = if traffic.read() != read { Progress::SomeResponse } else { Progress::NoResponseByte };
         match result {
             Ok(Ok(response)) => Ok(response.map(Incoming::Http1)),
             Ok(Err(mut error)) => {
                 let request = error.take_message();
-                let nothing_sent = request.is_some() && self.traffic.written() == written;
+                let nothing_sent = request.is_some() && traffic.written() == written;
                 let (failure, reason) = match classify(&error.into_error()) {
-                    (Failure::Closed, _) if self.traffic.refused() => (Failure::Reset, "reset"),
+                    (Failure::Closed, _) if traffic.refused() => (Failure::Reset, "reset"),
                     other => other,
                 };
                 let progress = if nothing_sent { Progress::NothingSent } else { progress };

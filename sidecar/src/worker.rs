@@ -19,7 +19,7 @@ use crate::http2;
 use crate::io::{Downstream, Over, Phase};
 use crate::limits::{Gate, Permit};
 use crate::memory::{self, Pressure};
-use crate::pool::Pool;
+use crate::pool::{Pool, REST};
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
 
@@ -258,6 +258,8 @@ impl Worker {
                 && PATIENCE.iter().any(|(waits, patience)| *waits == phase && age >= *patience)
             {
                 downstream.end(Over::Memory);
+            } else if phase == Phase::Idle && age >= REST {
+                downstream.rest();
             }
         }
     }

@@ -456,3 +456,45 @@ async fn what_passes_through_does_not_stay_in_memory() {
         assert!(grown <= 16 << 10, "{protocol}: grown by {grown} KiB");
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_is_idle_costs_little_and_serves_again() {
+    const CLIENTS: usize = 400;
+    let process = Process::start(&pod().await, json!({}), |command| command).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(process.client().await);
+    }
+    let before = process.memory("VmRSS");
+    // All at once, so that each has a connection to the pod.
+    for client in &mut clients {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    }
+    for client in &mut clients {
+        read_ok(client).await;
+    }
+    until("it gives memory back", async || {
+        // A client's connection and a pod's.
+        process.memory("VmRSS").saturating_sub(before) < CLIENTS as u64 * 12
+    })
+    .await;
+    // A request in two pieces, the first of them with the request before.
+    for client in &mut clients {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTT").await.unwrap();
+        read_ok(client).await;
+    }
+    sleep(Duration::from_millis(2500)).await;
+    for client in &mut clients {
+        client.write_all(b"P/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        read_ok(client).await;
+    }
+}
+
+/// Reads one answer of [`pod`].
+async fn read_ok(client: &mut TcpStream) {
+    let mut received = Vec::new();
+    while !received.ends_with(b"\r\n\r\nok") {
+        let count = timeout(PATIENCE, client.read_buf(&mut received)).await.unwrap().unwrap();
+        assert!(count > 0, "ended after {:?}", String::from_utf8_lossy(&received));
+    }
+}
