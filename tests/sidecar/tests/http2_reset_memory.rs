@@ -37,12 +37,13 @@ async fn a_hundred_thousand_streams_that_are_reset_leave_nothing_behind() {
         // Dropping what is not at its end resets it.
         drop(join_all(streams).await);
     };
-    for _ in 0..100 {
+    // By then every buffer has the size that it keeps.
+    for _ in 0..300 {
         round().await;
     }
     let before = resident();
     let mut seen = Vec::new();
-    for number in 0..900 {
+    for number in 0..700 {
         round().await;
         if number % 100 == 0 {
             seen.push(resident().saturating_sub(before) / 1024);
@@ -57,8 +58,8 @@ async fn a_hundred_thousand_streams_that_are_reset_leave_nothing_behind() {
     assert!(gauge(&rig, "whichpod_upstream_connections_active").await <= 3);
     let grown = resident().saturating_sub(before);
     assert!(
-        grown <= 16 * MIB,
-        "{} MiB more than after the first 10,000; KiB on the way: {seen:?}",
+        grown <= 8 * MIB,
+        "{} MiB more than after the first 30,000; KiB on the way: {seen:?}",
         grown / MIB
     );
     assert_eq!(client.get("/").await.unwrap().status, 200);
