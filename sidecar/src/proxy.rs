@@ -248,8 +248,7 @@ async fn send(
     sent.map_err(|mut error| {
         if let Some(failure) = exchange.body_failure() {
             error.failure = failure;
-            error.reason =
-                if failure == Failure::ClientGone { "client_gone" } else { "request_body_malformed" };
+            error.reason = failure.reason();
         }
         error
     })
