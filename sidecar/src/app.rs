@@ -411,6 +411,7 @@ fn run_worker(
     });
     // Requests that are cut off here still write their lines.
     drop(runtime);
+    worker.close();
     if worker.flush_log() {
         tracing::warn!("the access log's reader has stopped: its last lines may be lost");
     }

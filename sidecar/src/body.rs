@@ -122,8 +122,11 @@ impl BodyProgress {
                 self.keep_frame(frame);
             }
             Some(Err(error)) => {
-                let failure =
-                    if error.is_malformed() { Failure::BadRequestBody } else { Failure::ClientGone };
+                let failure = match error {
+                    error if error.is_overload() => Failure::Overloaded,
+                    error if error.is_malformed() => Failure::BadRequestBody,
+                    _ => Failure::ClientGone,
+                };
                 self.failure.set(Some(failure));
             }
             None => self.ended.set(Some(Instant::now())),
@@ -421,6 +424,7 @@ impl Body for ResponseBody {
 /// How a response ended whose body has this error.
 fn broken_by(error: &BodyError) -> Broken {
     match error {
+        error if error.is_overload() => Broken::Overloaded,
         BodyError::Http2(error) if error.is_library() => {
             if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
                 Broken::LocalReset

@@ -60,6 +60,7 @@ impl Failure {
             Self::PerTryTimeout => "per_try_timeout",
             Self::StreamIdle | Self::RequestIdle => "idle_timeout",
             Self::BadRequestBody => "request_body_malformed",
+            Self::Overloaded => "overload",
             Self::Closed => "closed",
             _ => "client_gone",
         }
@@ -310,6 +311,9 @@ pub enum Broken {
     /// Nothing moved for the configured time.
     #[error("nothing moved for too long")]
     Idle,
+    /// Memory runs short here.
+    #[error("memory runs short")]
+    Overloaded,
     /// The client went away.
     #[error("the client went away")]
     ClientGone,
@@ -323,6 +327,7 @@ impl Broken {
             Self::UpstreamReset(Reason::NO_ERROR | Reason::REFUSED_STREAM) => Reason::INTERNAL_ERROR,
             Self::UpstreamReset(reason) => reason,
             Self::UpstreamClosed | Self::LocalReset | Self::UpstreamProtocol => Reason::INTERNAL_ERROR,
+            Self::Overloaded => Reason::ENHANCE_YOUR_CALM,
             Self::Timeout | Self::Idle | Self::ClientGone => Reason::CANCEL,
         }
     }
@@ -342,6 +347,7 @@ pub const fn broken(how: Broken) -> (Flags, &'static str) {
         Broken::UpstreamProtocol => {
             (Flags::UPSTREAM_PROTOCOL, "upstream_reset_after_response_started{protocol_error}")
         }
+        Broken::Overloaded => (Flags::OVERLOAD, "overload"),
         Broken::Timeout => (Flags::UPSTREAM_TIMEOUT, "upstream_response_timeout"),
         Broken::Idle => (Flags::STREAM_IDLE, "stream_idle_timeout"),
         Broken::ClientGone => (Flags::DOWNSTREAM_CLOSED, "downstream_remote_disconnect"),

@@ -61,6 +61,8 @@ pub struct Exchange {
     endpoint: Option<Arc<Endpoint>>,
     /// A gRPC call.
     grpc: bool,
+    /// The call's trailers will tell how its pod did.
+    awaits_trailers: bool,
     /// Bytes go both ways, whatever they mean.
     tunnel: bool,
     /// What the client asks its connection to become.
@@ -117,6 +119,7 @@ impl Exchange {
             body: None,
             endpoint: None,
             grpc: false,
+            awaits_trailers: false,
             tunnel: false,
             asked: None,
             wanted: false,
@@ -306,8 +309,14 @@ impl Exchange {
         self.site.upstream.observe(endpoint, outcome, took);
     }
 
+    /// How the attempt went is told to the pod's health when the call's trailers have come.
+    pub fn trailers_tell(&mut self) {
+        self.awaits_trailers = true;
+    }
+
     /// The pod's answer was not good enough: another attempt follows.
     pub fn attempt_discarded(&mut self) {
+        self.awaits_trailers = false;
         if let Some(attempt) = self.record.attempts.last_mut() {
             attempt.reason = "retried";
         }
@@ -364,7 +373,12 @@ impl Exchange {
         let needs = self.worker.shared.format.needs();
         Needs::capture(&needs.response_trailers, trailers, &mut self.record.response_trailers);
         if self.grpc {
-            self.record.grpc_status = grpc::status(trailers).or(self.record.grpc_status);
+            let status = grpc::status(trailers);
+            self.record.grpc_status = status.or(self.record.grpc_status);
+            if let (Some(status), Some(endpoint), true) = (status, &self.endpoint, self.awaits_trailers) {
+                self.observe(endpoint, Outcome::Status(grpc::http_status_of(status)));
+                self.awaits_trailers = false;
+            }
         }
     }
 

@@ -100,6 +100,16 @@ impl Body for Incoming {
 }
 
 impl BodyError {
+    /// True if it was cut off here because memory runs short.
+    #[must_use]
+    pub fn is_overload(&self) -> bool {
+        let kind = match self {
+            Self::Http1(error) => io_error(error),
+            Self::Http2(error) => error.get_io().map(io::Error::kind),
+        };
+        kind == Some(io::ErrorKind::OutOfMemory)
+    }
+
     /// True if the bytes of the body themselves are wrong, rather than the connection they came over.
     #[must_use]
     pub fn is_malformed(&self) -> bool {
@@ -111,12 +121,17 @@ impl BodyError {
 }
 
 fn is_malformed_http1(error: &hyper::Error) -> bool {
+    matches!(io_error(error), Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
+}
+
+/// What the socket said, if that is the cause.
+fn io_error(error: &hyper::Error) -> Option<io::ErrorKind> {
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return matches!(io.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData);
+            return Some(io.kind());
         }
         source = cause.source();
     }
-    false
+    None
 }

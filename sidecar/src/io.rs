@@ -20,7 +20,7 @@ use whichpod_access_log::Record;
 
 use crate::body::{BodyProgress, LINGER};
 use crate::http2::Frames;
-use crate::memory::Pressure;
+use crate::memory::{LARGE, Pause, Pressure};
 use crate::pool::REST;
 use crate::site::Site;
 use crate::transport::Transport;
@@ -72,6 +72,7 @@ pub struct Downstream {
     multiplexed: Cell<bool>,
     /// Over HTTP/2: since when a head is not complete, beside whatever else goes on.
     head_since: Cell<Option<Instant>>,
+    tunnel: Cell<bool>,
     leaving: Cell<bool>,
     /// The client does not take what is there for it.
     blocked: Cell<bool>,
@@ -107,6 +108,7 @@ impl Downstream {
             running: Cell::new(0),
             multiplexed: Cell::new(false),
             head_since: Cell::new(None),
+            tunnel: Cell::new(false),
             leaving: Cell::new(false),
             blocked: Cell::new(false),
             may_rest: Cell::new(false),
@@ -189,6 +191,16 @@ impl Downstream {
             Pressure::ShedRequests => self.running.get() == 0,
             Pressure::RefuseConnections => true,
         }
+    }
+
+    /// From now on bytes pass through, whatever they mean.
+    pub fn becomes_tunnel(&self) {
+        self.tunnel.set(true);
+    }
+
+    /// True if what is read now is a body, over HTTP/1.
+    fn reads_body(&self) -> bool {
+        !self.multiplexed.get() && !self.tunnel.get() && self.phase().0 == Phase::Busy
     }
 
     /// True over HTTP/2.
@@ -288,13 +300,15 @@ pub struct DownstreamIo {
     site: Arc<Site>,
     worker: Rc<Worker>,
     frames: Frames,
+    pause: Pause,
 }
 
 impl DownstreamIo {
     /// Tells `connection` about everything that is read from `stream`, and counts for `site` whether writing waits.
     #[must_use]
     pub fn new(stream: TcpStream, connection: Rc<Downstream>, site: Arc<Site>, worker: Rc<Worker>) -> Self {
-        Self { stream, looked_at: Vec::new(), connection, site, worker, frames: Frames::default() }
+        let (frames, pause) = (Frames::default(), Pause::default());
+        Self { stream, looked_at: Vec::new(), connection, site, worker, frames, pause }
     }
 
     /// What [`Self::poll_look`] has read and nobody else yet.
@@ -327,11 +341,19 @@ impl DownstreamIo {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+        let body = self.connection.reads_body();
+        match self.pause.poll_read(cx, &self.worker, &mut self.stream, buf, body) {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::OutOfMemory => {
+                self.connection.over.set(Some(Over::Memory));
+                Poll::Ready(Err(error))
+            }
             Poll::Ready(result) => {
                 let count = buf.filled().len() - before;
                 if count > 0 {
                     self.took(count);
+                }
+                if self.connection.over().is_some() {
+                    return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
                 }
                 Poll::Ready(result)
             }
@@ -346,16 +368,22 @@ impl DownstreamIo {
     }
 
     /// So much was read from the socket.
-    fn took(&self, count: usize) {
+    fn took(&mut self, count: usize) {
         let phase = self.connection.phase().0;
         if phase == Phase::Idle && !self.connection.is_multiplexed() {
             // Most heads come in one piece: those cost nothing more.
             self.connection.phase.set(Phase::Head);
             self.connection.since.set(Instant::now());
+            self.pause.after(false);
+            if self.worker.shared.memory.pressure() == Pressure::RefuseConnections {
+                self.connection.over.set(Some(Over::Memory));
+            }
             return;
         }
         let memory = &self.worker.shared.memory;
         memory.grow(count);
+        // A body may come in small pieces, and all of them be kept.
+        self.pause.after(count >= LARGE || self.connection.reads_body());
         if phase == Phase::Head && self.connection.gives_way(memory.pressure()) {
             self.connection.over.set(Some(Over::Memory));
         }
@@ -364,6 +392,9 @@ impl DownstreamIo {
     /// Reads what still comes, for a while: left unread, closing the socket would reset the connection under what the client
     /// has not read yet.
     pub async fn linger(mut self) {
+        if self.worker.shared.memory.pressure() == Pressure::RefuseConnections {
+            return;
+        }
         let until_end = poll_fn(|cx| {
             loop {
                 let mut unread = [MaybeUninit::uninit(); LOOK];
@@ -457,16 +488,14 @@ pub struct UpstreamIo {
     stream: Transport,
     traffic: Rc<Traffic>,
     worker: Rc<Worker>,
+    pause: Pause,
 }
-
-/// What a pod's connection reads or writes at a time without being large.
-const LARGE: usize = 4096;
 
 impl UpstreamIo {
     /// Counts what goes over `stream` in `traffic`.
     #[must_use]
     pub fn new(stream: Transport, traffic: Rc<Traffic>, worker: Rc<Worker>) -> Self {
-        Self { stream, traffic, worker }
+        Self { stream, traffic, worker, pause: Pause::default() }
     }
 
     /// So much is in a buffer here: whoever is small does not count.
@@ -494,10 +523,12 @@ impl AsyncRead for UpstreamIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let me = &mut *self;
         let before = buf.filled().len();
-        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        let result = ready!(me.pause.poll_read(cx, &me.worker, &mut me.stream, buf, false));
         let count = buf.filled().len() - before;
-        self.hold(count);
+        me.pause.after(count >= LARGE);
+        me.hold(count);
         self.traffic.read.set(self.traffic.read.get() + count as u64);
         Poll::Ready(result)
     }

@@ -3,15 +3,19 @@
 //! Memory is looked at now and then, and besides whenever so much was read as could change the answer: nobody can send more
 //! between two looks than there is room for.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, sleep};
 use whichpod_runtime::memory::Usage;
 
-use crate::worker::Shared;
+use crate::worker::{Shared, Worker};
 
 /// How often memory is looked at.
 pub const LOOK: Duration = Duration::from_millis(100);
@@ -21,6 +25,9 @@ const SLACK: u64 = 5;
 const COST: u64 = 4;
 /// So small a part of the limit may always be read before the next look, however little room there is.
 const LEAST: u64 = 256;
+/// So many bytes at least are left when requests are shed, and when connections are refused: requests under way still take
+/// some of them.
+const LEFT: (u64, u64) = (12 << 20, 6 << 20);
 /// What a client's connection costs before it has said anything, in bytes.
 pub const CONNECTION: usize = 4096;
 
@@ -107,25 +114,96 @@ impl Gauge {
     }
 }
 
-/// What is to be done at this usage: shed from `shed_at` percent on, refuse halfway from there to the limit, and stop only
-/// when usage is clearly lower again.
+/// From how many bytes on requests are shed, and connections refused: `shed_at` percent and halfway from there to the limit,
+/// but sooner where that leaves too little for what is under way already.
+fn thresholds(limit: u64, shed_at: u64) -> (u64, u64) {
+    let (to_shed, to_refuse) = LEFT;
+    let shed = (limit / 100 * shed_at.min(100)).min(limit - to_shed.min(limit / 5));
+    let refuse = (limit / 200 * (shed_at.min(100) + 100)).min(limit - to_refuse.min(limit / 10));
+    (shed, refuse.max(shed))
+}
+
+/// What is to be done at this usage; it stops only when usage is clearly lower again.
 fn decide(before: Pressure, used: u64, limit: u64, shed_at: u64) -> Pressure {
-    let percent = used.saturating_mul(100) / limit.max(1);
-    let refuse_at = (shed_at + 100) / 2;
+    let (shed, refuse) = thresholds(limit, shed_at);
     match before {
-        _ if percent >= refuse_at => Pressure::RefuseConnections,
-        _ if percent >= shed_at => Pressure::ShedRequests,
+        _ if used >= refuse => Pressure::RefuseConnections,
+        _ if used >= shed => Pressure::ShedRequests,
         Pressure::None => Pressure::None,
-        _ if percent + SLACK > shed_at => Pressure::ShedRequests,
+        _ if used > shed.saturating_sub(limit / 100 * SLACK) => Pressure::ShedRequests,
         _ => Pressure::None,
     }
 }
 
 /// How many bytes may be read before the next look: they must not take usage far past what sheds.
 fn allowance(used: u64, limit: u64, shed_at: u64) -> i64 {
-    let sheds = limit / 100 * shed_at.min(100);
-    let bytes = (sheds.saturating_sub(used) / COST).max(limit / LEAST);
+    let (shed, _) = thresholds(limit, shed_at);
+    let bytes = (shed.saturating_sub(used) / COST).max(limit / LEAST);
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// What reads or writes so much at a time fills buffers.
+pub const LARGE: usize = 4096;
+
+/// Whether a socket may be read while memory is at its end: who fills buffers waits for others to empty theirs, and is cut
+/// off when that does not happen in time. Who waits for a message does not fill any.
+#[derive(Debug, Default)]
+pub struct Pause {
+    fills: bool,
+    until: Option<Instant>,
+}
+
+/// For how long a read waits at least, and at most: not all are cut off at once, because a few may do.
+const WAITS: (f64, f64) = (0.5, 2.5);
+
+impl Pause {
+    /// A read has brought so much; `fills`: and that stays here.
+    pub fn after(&mut self, fills: bool) {
+        self.fills = fills;
+    }
+
+    /// Reads when that may be (`expects`: what comes will stay here), and little at a time: a buffer costs memory only where it is filled. What has waited for too
+    /// long is cut off, unless there is nothing to read anyway.
+    ///
+    /// # Errors
+    /// Those of the read, and `OutOfMemory`.
+    pub fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        stream: &mut S,
+        buf: &mut ReadBuf<'_>,
+        expects: bool,
+    ) -> Poll<io::Result<()>> {
+        if worker.shared.memory.pressure() != Pressure::RefuseConnections {
+            self.until = None;
+            return Pin::new(stream).poll_read(cx, buf);
+        }
+        if !self.fills && !expects {
+            return poll_little(cx, stream, buf);
+        }
+        let (least, most) = WAITS;
+        let wait = || Instant::now() + Duration::from_secs_f64(least + fastrand::f64() * (most - least));
+        if Instant::now() < *self.until.get_or_insert_with(wait) {
+            worker.wake_at_sweep(cx.waker());
+            return Poll::Pending;
+        }
+        self.until = None;
+        let read = ready!(poll_little(cx, stream, buf));
+        if self.fills { Poll::Ready(Err(io::ErrorKind::OutOfMemory.into())) } else { Poll::Ready(read) }
+    }
+}
+
+fn poll_little<S: AsyncRead + Unpin>(
+    cx: &mut Context<'_>,
+    stream: &mut S,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let mut little = [MaybeUninit::uninit(); LARGE];
+    let mut little = ReadBuf::uninit(&mut little[..LARGE.min(buf.remaining())]);
+    ready!(Pin::new(stream).poll_read(cx, &mut little))?;
+    buf.put_slice(little.filled());
+    Poll::Ready(Ok(()))
 }
 
 /// Watches memory for as long as the process runs; not at all without a limit.
@@ -152,8 +230,9 @@ mod tests {
     #[test]
     fn requests_are_shed_near_the_limit_and_taken_again_clearly_below_it() {
         let mut pressure = Pressure::None;
+        let percent = (1 << 30) / 100;
         let steps = [50, 89, 90, 94, 95, 99, 94, 89, 86, 85, 89, 90].map(|used| {
-            pressure = decide(pressure, used, 100, 90);
+            pressure = decide(pressure, used * percent, 100 * percent, 90);
             pressure
         });
         use Pressure::{None as Enough, RefuseConnections as Refuse, ShedRequests as Shed};
@@ -171,6 +250,14 @@ mod tests {
                 "{used}"
             );
         }
+    }
+
+    #[test]
+    fn a_small_limit_leaves_room_for_what_is_under_way() {
+        assert_eq!(thresholds(64 << 20, 90), (52 << 20, 58 << 20));
+        assert_eq!(thresholds(1000, 90), (800, 900), "of a tiny one a share");
+        assert_eq!(thresholds(1000, 100), (800, 900));
+        assert_eq!(thresholds(2000 << 20, 50).0 >> 20, 1000, "who sheds early has room");
     }
 
     #[test]

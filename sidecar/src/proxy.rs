@@ -121,8 +121,10 @@ async fn forward(
             Ok(mut response) => {
                 let status = response.status();
                 exchange.attempt_answered(status);
-                exchange
-                    .observe(&link.peer().endpoint, Outcome::Status(status_for_health(exchange, &response)));
+                match status_for_health(exchange, &response) {
+                    Some(status) => exchange.observe(&link.peer().endpoint, Outcome::Status(status)),
+                    None => exchange.trailers_tell(),
+                }
                 let replay = with_body(exchange, replay);
                 let decision = after_response(exchange, &response, replay, retries);
                 let copy = if allows(exchange, decision) { copy } else { None };
@@ -172,10 +174,16 @@ async fn forward(
     Err(Failure::Closed)
 }
 
-/// What the response says about its pod: a call's own status, where that is the whole answer.
-fn status_for_health(exchange: &Exchange, response: &Response<Incoming>) -> u16 {
+/// What the response says about its pod: a call's own status, where that is the whole answer; `None` where it is still to
+/// come.
+fn status_for_health(exchange: &Exchange, response: &Response<Incoming>) -> Option<u16> {
     let call = if exchange.is_grpc() { grpc::status(response.headers()) } else { None };
-    call.map_or(response.status().as_u16(), grpc::http_status_of)
+    let to_come =
+        exchange.is_grpc() && response.status() == StatusCode::OK && !response.body().is_end_stream();
+    match call {
+        Some(call) => Some(grpc::http_status_of(call)),
+        None => (!to_come).then(|| response.status().as_u16()),
+    }
 }
 
 /// Decides after a response's head.
@@ -250,8 +258,7 @@ async fn send(
     sent.map_err(|mut error| {
         if let Some(failure) = exchange.body_failure() {
             error.failure = failure;
-            error.reason =
-                if failure == Failure::ClientGone { "client_gone" } else { "request_body_malformed" };
+            error.reason = failure.reason();
         }
         error
     })

@@ -234,6 +234,7 @@ fn classify(error: &hyper::Error) -> (Failure, &'static str) {
                 }
                 // TCP_USER_TIMEOUT and keep-alive probes end a connection so.
                 Kind::TimedOut => (Failure::Reset, "peer_unresponsive"),
+                Kind::OutOfMemory => (Failure::Overloaded, Failure::Overloaded.reason()),
                 _ => (Failure::Closed, "io_error"),
             };
         }

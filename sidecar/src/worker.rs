@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -119,6 +119,8 @@ pub struct Worker {
     connections: RefCell<HashMap<u64, (Rc<Downstream>, Timeouts)>>,
     needs_sweeping: Notify,
     sweeping: Cell<bool>,
+    /// Reads that wait for memory.
+    paused: RefCell<Vec<Waker>>,
 }
 
 impl Worker {
@@ -137,6 +139,7 @@ impl Worker {
             connections: RefCell::default(),
             needs_sweeping: Notify::new(),
             sweeping: Cell::new(false),
+            paused: RefCell::default(),
         }
     }
 
@@ -169,6 +172,12 @@ impl Worker {
     pub fn share(&self, connection: Rc<http2::Connection>) {
         self.http2.borrow_mut().put(connection);
         self.start_sweeping();
+    }
+
+    /// Closes all connections to pods: each holds its worker, too.
+    pub fn close(&self) {
+        drop(self.pool.take());
+        drop(self.http2.take());
     }
 
     /// Closes idle connections to pods that are gone; HTTP/2 connections end with their last stream.
@@ -219,6 +228,7 @@ impl Worker {
             }
             sleep(if self.memory_is_short() { memory::LOOK } else { SWEEP }).await;
             self.expire_clients(Instant::now());
+            self.paused.take().into_iter().for_each(Waker::wake);
             self.http2.borrow_mut().sweep();
             poll_fn(|cx| {
                 self.pool.borrow_mut().sweep(cx);
@@ -226,6 +236,11 @@ impl Worker {
             })
             .await;
         }
+    }
+
+    /// Wakes at the next sweep who waits for memory.
+    pub fn wake_at_sweep(&self, waker: &Waker) {
+        self.paused.borrow_mut().push(waker.clone());
     }
 
     fn start_sweeping(&self) {

@@ -13,6 +13,7 @@ impl Exchange {
     /// From now on bytes are passed on both ways, until [`Self::end_tunnel`].
     pub fn begin_tunnel(&mut self) {
         (self.tunnel, self.wanted) = (true, true);
+        self.downstream.becomes_tunnel();
         self.body = None;
         self.timers.without_end();
         self.site.stats.tunnels_wanted.fetch_add(1, Relaxed);

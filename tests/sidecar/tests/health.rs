@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use whichpod_testkit::http2::{Http2Client, Http2Pod};
 use whichpod_testkit::scripted::{Script, ScriptedBackend};
 use whichpod_tests_sidecar::{ANY, Cluster, Rig, eventually};
 
@@ -51,6 +52,36 @@ async fn a_pod_that_answers_5xx_is_ejected_seen_and_taken_back() {
     );
     until_flagged(&rig, &bad, "healthy").await;
     assert!(statuses(4).await.contains_key(&500), "it is tried again");
+}
+
+#[tokio::test]
+async fn a_pod_whose_calls_fail_is_ejected_wherever_their_status_comes() {
+    for path in ["/grpc/13", "/grpc-only/13"] {
+        let pod = Http2Pod::start("backend-1", ANY).await.unwrap();
+        let outlier = json!({"consecutive_5xx": 3, "interval": "100ms", "max_ejection_percent": 100});
+        let rig = Rig::new(pod.address(), json!({"outlier_detection": outlier})).ready().await;
+        let client = Http2Client::connect(rig.address).await.unwrap();
+        for _ in 0..3 {
+            // A call that is well in between would not be one of three in a row.
+            assert_eq!(client.call(path, &[]).await.unwrap().field("grpc-status"), Some("13"), "{path}");
+        }
+        let line = format!("backend::{}::health_flags::/failed_outlier_check\n", pod.address());
+        let text = rig.admin_page("/clusters").await;
+        assert!(text.contains(&line), "{path}: {line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_whose_calls_fail_now_and_then_stays() {
+    let pod = Http2Pod::start("backend-1", ANY).await.unwrap();
+    let outlier = json!({"consecutive_5xx": 3, "interval": "100ms", "max_ejection_percent": 100});
+    let rig = Rig::new(pod.address(), json!({"outlier_detection": outlier})).ready().await;
+    let client = Http2Client::connect(rig.address).await.unwrap();
+    for status in [13, 14, 0, 13, 2, 5, 13, 13] {
+        client.call(&format!("/grpc/{status}"), &[]).await.unwrap();
+    }
+    let text = rig.admin_page("/clusters").await;
+    assert!(text.contains(&format!("{}::health_flags::healthy\n", pod.address())), "{text}");
 }
 
 #[tokio::test]

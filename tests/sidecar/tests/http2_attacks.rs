@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use serde_json::json;
@@ -282,19 +283,38 @@ async fn a_header_bomb_is_answered_with_431_and_a_worse_one_ends_the_connection(
     assert_eq!(pod.requests(), 0);
 }
 
-/// The other clients' slowest answer while this goes on.
-async fn slowest_beside(rig: &Rig, attack: impl Future<Output = ()>) -> Duration {
-    let others = async {
-        let client = Http2Client::connect(rig.address).await.unwrap();
-        let mut slowest = Duration::ZERO;
-        for _ in 0..100 {
-            let started = Instant::now();
-            assert_eq!(client.get("/").await.unwrap().status, 200);
-            slowest = slowest.max(started.elapsed());
-        }
-        slowest
+/// How long answers take: the middle one, and the one that only every hundredth exceeds.
+#[derive(Debug, Clone, Copy)]
+struct Latency {
+    median: Duration,
+    p99: Duration,
+}
+
+/// Of so many requests at least, and for as long as `goes_on`.
+async fn latency(client: &Http2Client, at_least: usize, goes_on: &Cell<bool>) -> Latency {
+    let mut all = Vec::new();
+    while all.len() < at_least || goes_on.get() {
+        let started = Instant::now();
+        assert_eq!(client.get("/").await.unwrap().status, 200);
+        all.push(started.elapsed());
+    }
+    all.sort_unstable();
+    Latency { median: all[all.len() / 2], p99: all[all.len() * 99 / 100] }
+}
+
+/// Checks that other clients hardly notice an attack: next to what they had before it, twice the time, and what a busy
+/// machine with two cores may add by itself.
+async fn hardly_noticed(what: &str, rig: &Rig, attack: impl Future<Output = ()>) {
+    let client = Http2Client::connect(rig.address).await.unwrap();
+    let before = latency(&client, 200, &Cell::new(false)).await;
+    let goes_on = Cell::new(true);
+    let attack = async {
+        attack.await;
+        goes_on.set(false);
     };
-    tokio::join!(attack, others).1
+    let during = tokio::join!(attack, latency(&client, 200, &goes_on)).1;
+    assert!(during.median <= before.median * 2 + Duration::from_millis(20), "{what}: {before:?}, {during:?}");
+    assert!(during.p99 <= before.p99 * 2 + Duration::from_millis(200), "{what}: {before:?}, {during:?}");
 }
 
 #[tokio::test]
@@ -311,16 +331,15 @@ async fn floods_end_their_own_connection_and_nobody_elses() {
         let ends_head = if what == "CONTINUATION" { 0 } else { END_HEADERS };
         let head = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/hang")];
         raw.send(&frame(HEADERS, ends_head, 1, &block(&head))).await;
-        let slowest = slowest_beside(&rig, async {
+        let flood = async {
             let burst = attack.repeat(100);
             for _ in 0..count / 100 {
                 if !raw.send(&burst).await {
                     break;
                 }
             }
-        })
-        .await;
-        assert!(slowest < Duration::from_secs(2), "{what}: {slowest:?}");
+        };
+        hardly_noticed(what, &rig, flood).await;
         drop(raw);
         eventually("the attacker's request ends", || pod.running() == 0).await;
     }
@@ -343,15 +362,16 @@ async fn a_client_that_resets_what_it_asks_for_is_sent_away() {
             }
         }
     };
-    let slowest = slowest_beside(&rig, attack).await;
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    hardly_noticed("resets", &rig, attack).await;
     eventually("nothing of it is left", || pod.running() == 0).await;
     let ended = rig.lines_with("it is sent away", |line| {
         line.text("details").starts_with("http2.") && line.flags() == "DPE"
     });
     let lines = ended.await;
-    assert!(lines.len() < 2_000, "{} lines of 20,000 requests", lines.len());
-    assert!(pod.requests() < 2_000, "{} requests reached the pod", pod.requests());
+    let resets = lines.iter().filter(|line| line.status() != 200).count();
+    assert!(resets < 2_000, "{resets} lines of 20,000 requests");
+    let others = lines.len() - resets;
+    assert!(pod.requests() < 2_000 + others, "{} requests reached the pod", pod.requests());
 }
 
 #[tokio::test]
