@@ -157,7 +157,8 @@ accepted --set commonLabels.team=a,podLabels.a=b,podAnnotations.a=b,nodeSelector
 
 # ------------------------------------------------------------------ who is asked about
 
-helm install "$release" --namespace "$system" whichpod --set admission.failurePolicy=Fail,certificates.secretName=webhook-tls >/dev/null
+# No pod runs here, so no hook would ever end.
+helm install "$release" --no-hooks --namespace "$system" whichpod --set admission.failurePolicy=Fail,certificates.secretName=webhook-tls >/dev/null
 asked() { [ "$(object Pod whichpod.io/inject=true | verdict kubectl create --dry-run=server -n "$work" -f -)" = annotated ]; }
 wait_until "the API server asks the webhook" asked
 
@@ -211,10 +212,10 @@ changed "not asked" label deployment deleted a=b
 
 pods() { [ "$(kubectl get pods -n "$system" -l whichpod.io/component=webhook -o name | wc -l)" = 2 ]; }
 wait_until "two pods of the webhook pass the restricted standard, with nobody to admit them" pods
-# The test's account is made by the hook before it.
-hooks=$(render "$system" \
+# Their accounts are made by the hooks before them.
+hooks=$(render "$system" --show-only templates/installed.yaml \
   --show-only templates/pre-delete.yaml --show-only templates/tests/admission.yaml |
-  sed "s/serviceAccountName: $release-test/serviceAccountName: default/")
+  sed -E "s/serviceAccountName: $release-(test|installed)/serviceAccountName: default/")
 if output=$(kubectl create --dry-run=server --validate=strict --filename - <<<"$hooks" 2>&1) && [[ $output != *[Ww]arning* ]]; then
   ok
 else
@@ -272,7 +273,7 @@ kubectl patch mutatingwebhookconfiguration whichpod --type=json -p "[
 expect_equal "the caBundles are written" "$ca $ca" "$(ca_bundles)"
 kubectl patch --namespace "$system" secret webhook-tls --type=merge -p '{"stringData": {"tls.crt": "x"}}' >/dev/null
 kubectl patch --namespace "$system" lease whichpod-webhook --type=merge -p '{"spec": {"holderIdentity": "x"}}' >/dev/null
-helm upgrade "$release" --namespace "$system" whichpod --set headlessServices=warn,admission.timeoutSeconds=7,certificates.secretName=webhook-tls >/dev/null
+helm upgrade "$release" --no-hooks --namespace "$system" whichpod --set headlessServices=warn,admission.timeoutSeconds=7,certificates.secretName=webhook-tls >/dev/null
 expect_equal "and what the webhook keeps" "eA== x" "$(kept)"
 expect_equal "an upgrade keeps the caBundles" "$ca $ca" "$(ca_bundles)"
 expect_equal "and has changed the rest" "7 7" \
@@ -281,7 +282,7 @@ can no create services --all-namespaces
 helm rollback "$release" --namespace "$system" 1 >/dev/null
 expect_equal "a rollback, too" "eA== x" "$(kept)"
 expect_equal "so does a rollback" "$ca $ca" "$(ca_bundles)"
-helm upgrade "$release" --namespace "$system" whichpod --set certificates.mode=secret,certificates.secretName=mine >/dev/null
+helm upgrade "$release" --no-hooks --namespace "$system" whichpod --set certificates.mode=secret,certificates.secretName=mine >/dev/null
 can no create secrets --namespace "$system"
 can no get secrets/mine --namespace "$system"
 can no patch mutatingwebhookconfigurations/whichpod
@@ -290,7 +291,7 @@ can yes watch mutatingwebhookconfigurations/whichpod
 # ------------------------------------------------------------------ what it may do is enough for what it does
 
 # The webhook itself, here, as whichpod's service account. The API server reaches it by a URL, having no pods' network.
-helm upgrade "$release" --namespace "$system" whichpod --reset-values --set certificates.secretName=webhook-tls >/dev/null
+helm upgrade "$release" --no-hooks --namespace "$system" whichpod --reset-values --set certificates.secretName=webhook-tls >/dev/null
 can yes create secrets --namespace "$system"
 can yes patch mutatingwebhookconfigurations/whichpod
 can yes create services --all-namespaces
@@ -362,6 +363,11 @@ wait_until "the test may do its dry run" kubectl auth can-i create deployments.a
   --as "system:serviceaccount:$system:$release-test"
 hook 0 "gets its sidecar" "$release-test" test "--namespace=$system"
 kubectl delete --now --filename "$folder/test.yaml" >/dev/null 2>&1
+render "$system" --show-only templates/installed.yaml >"$folder/installed.yaml"
+kubectl apply --filename "$folder/installed.yaml" >/dev/null
+# At once: it waits for what it needs, also for its own right.
+hook 0 "gets its sidecar" "$release-installed" test "--namespace=$system" --wait=4m
+kubectl delete --now --filename "$folder/installed.yaml" >/dev/null 2>&1
 hook 75 "deployment/app in $work" "$release" pre-delete
 kubectl delete --cascade=foreground --wait --namespace "$work" deployment app >/dev/null
 hook 0 "no workload" "$release" pre-delete
