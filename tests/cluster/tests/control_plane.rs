@@ -3,8 +3,9 @@
 
 use serde_json::json;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
-use whichpod_cluster::{Authority, Component, ControlPlane, wait_for};
+use whichpod_cluster::{Authority, Component, ControlPlane, KUBECONFIG_VARIABLE, wait_for};
 
 fn deployment(replicas: u32) -> String {
     json!({
@@ -93,6 +94,33 @@ fn what_is_stored_survives_a_crash_of_every_program() {
     assert_eq!(kept["data"]["a"], "b");
     // The controller manager works again too, not only the store.
     control_plane.client().namespace("after").unwrap();
+}
+
+/// The command, run with its clusters below this folder.
+fn command(place: &Path, words: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_whichpod-cluster"))
+        .args(words)
+        .env("TMPDIR", place)
+        .env_remove(KUBECONFIG_VARIABLE)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn who_takes_down_all_clusters_of_a_place_leaves_those_of_others_standing() {
+    let (somebodys, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for place in [&somebodys, &ours] {
+        command(place.path(), &["up", "--control-plane"]);
+    }
+    let clusters = |place: &tempfile::TempDir| std::fs::read_dir(place.path()).unwrap().count();
+    let removed = command(ours.path(), &["down", "--all"]);
+    assert!(removed.contains(ours.path().to_str().unwrap()), "{removed}");
+    assert_eq!((clusters(&somebodys), clusters(&ours)), (1, 0));
+    assert!(processes_that_name(somebodys.path()) >= 3);
+    command(somebodys.path(), &["down"]);
+    assert_eq!((clusters(&somebodys), processes_that_name(somebodys.path())), (0, 0));
 }
 
 #[test]
