@@ -1,5 +1,6 @@
 //! The control plane itself, before anything of ours is tested on it.
 #![cfg(feature = "cluster")]
+#![expect(clippy::unwrap_used, reason = "the helpers are part of a test too")]
 
 use serde_json::json;
 use std::path::Path;
