@@ -190,12 +190,13 @@ fn each_grpc_call_on_one_connection_gets_its_pod_and_a_line_that_names_it() {
     scenario.apply(&annotated(caller, UPSTREAMS, "users:50051"));
     scenario.rolled_out("deployment/front");
 
-    let calls = ["exec", "deploy/front", "-c", "front", "--", "/app", "ask-grpc", "users:50051", "9"];
+    let front = ["exec", "deploy/front", "-n", scenario.here(), "-c", "front", "--"];
+    let calls = [front.as_slice(), &["/app", "ask-grpc", "users:50051", "9"]].concat();
     let path = "/whichpod.test.Backend/WhoAreYou";
     // CoreDNS hears of the last pod a moment after it is ready.
     let (answered, lines) = wait_for("answers of every pod", PATIENCE, || {
         let so_far = scenario.lines("deploy/front", path, 0).len();
-        let answered: Vec<_> = scenario.kubectl(&calls).lines().map(str::to_owned).collect();
+        let answered: Vec<_> = scenario.client.run(&calls)?.lines().map(str::to_owned).collect();
         let lines = scenario.lines("deploy/front", path, so_far + 9).split_off(so_far);
         Ok((answered.iter().collect::<BTreeSet<_>>().len() == 3).then_some((answered, lines)))
     })
