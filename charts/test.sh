@@ -45,7 +45,7 @@ variants=(
   "runAsUser=null,sidecar.runAsUser=null"
   "serviceMonitor.enabled=true,serviceMonitor.interval=30s,serviceMonitor.labels.release=prometheus"
   "serviceAccount.create=false,serviceAccount.name=mine"
-  "networkPolicy.enabled=false,podDisruptionBudget.enabled=false,test.enabled=false,uninstall.check=false"
+  "networkPolicy.enabled=false,podDisruptionBudget.enabled=false,test.enabled=false,uninstall.check=false,install.check=false"
   "admission.failurePolicy=Fail,admission.timeoutSeconds=30,priorityClassName=system-cluster-critical"
   "imagePullSecrets[0].name=a,sidecar.imagePullSecrets[0]=b,registry=registry.example.com/mirror"
   "commonLabels.team=a,podLabels.a=b,podAnnotations.a=b,nodeSelector.a=b,service.annotations.a=b,serviceAccount.annotations.a=b"
@@ -209,6 +209,11 @@ says poddisruptionbudget "maxUnavailable: 1"
 silent networkpolicy from:
 silent servicemonitor kind:
 says servicemonitor "interval: 30s" --set serviceMonitor.enabled=true,serviceMonitor.interval=30s
+says installed "helm.sh/hook: post-install,post-upgrade"
+says installed "- --wait=4m"
+silent installed kind: --set install.check=false
+silent installed kind: --set protectedNamespaces[0]=system
+render kube-system | grep -q -- -installed && bad "nothing is tried in a protected namespace" || ok
 says pre-delete "helm.sh/hook: pre-delete"
 silent pre-delete kind: --set uninstall.check=false
 silent tests/admission kind: --set test.enabled=false

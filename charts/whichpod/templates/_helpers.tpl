@@ -176,10 +176,60 @@ containers:
 has({{ . }}.annotations) && {{ . }}.annotations.exists(key, key.startsWith('whichpod.io/'))
 {{- end -}}
 
-{{/* Annotations of what only `helm test` makes; the lower the weight, the earlier. */}}
-{{- define "whichpod.testHook" -}}
-helm.sh/hook: test
-helm.sh/hook-weight: {{ . | quote }}
+{{/* Nothing in these is ever injected. */}}
+{{- define "whichpod.protectedNamespaces" -}}
+{{- toYaml (concat (list "kube-system" "kube-public" "kube-node-lease") .Values.protectedNamespaces | uniq) -}}
+{{- end -}}
+
+{{/* Annotations of what is there only while a hook tries whether admission works: the hook and the weight, of which the
+lower one is the earlier. */}}
+{{- define "whichpod.trialHook" -}}
+helm.sh/hook: {{ index . 0 }}
+helm.sh/hook-weight: {{ index . 1 | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 helm.sh/hook-output-log-policy: hook-failed
+{{- end -}}
+
+{{/* The account of such a hook: the root context, its name and the hook. A dry run needs the right to do it, which nothing
+else of ours has. */}}
+{{- define "whichpod.mayTry" -}}
+{{- $root := index . 0 -}}
+{{- $name := index . 1 -}}
+{{- $annotations := include "whichpod.trialHook" (list (index . 2) "-1") -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ $name }}
+  namespace: {{ $root.Release.Namespace }}
+  labels: {{- include "whichpod.labels" $root | nindent 4 }}
+  annotations: {{- $annotations | nindent 4 }}
+automountServiceAccountToken: false
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: {{ $name }}
+  namespace: {{ $root.Release.Namespace }}
+  labels: {{- include "whichpod.labels" $root | nindent 4 }}
+  annotations: {{- $annotations | nindent 4 }}
+rules:
+  - apiGroups: [apps]
+    resources: [deployments]
+    verbs: [create]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ $name }}
+  namespace: {{ $root.Release.Namespace }}
+  labels: {{- include "whichpod.labels" $root | nindent 4 }}
+  annotations: {{- $annotations | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {{ $name }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ $name }}
+    namespace: {{ $root.Release.Namespace }}
 {{- end -}}

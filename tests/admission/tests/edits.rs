@@ -2,9 +2,13 @@
 #![cfg(feature = "cluster")]
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use whichpod_cluster::wait_for;
 use whichpod_tests_admission::{Installation, Replica, User, asking, backend, deployment, sidecar};
 
+const PATIENCE: Duration = Duration::from_secs(30);
 const NAME: &str = "deployment/nginx-test";
 
 struct Scene {
@@ -47,8 +51,15 @@ fn applying_twice_is_no_change_and_no_diff_however_it_is_applied() {
         assert!(sidecar(&first["spec"]["template"]["spec"]).is_some());
         let mut arguments = vec!["diff", "-f", "-"];
         arguments.extend(flags);
-        let diff = scene.user.try_kubectl(&arguments, Some(&asking())).unwrap();
-        assert!(diff.ok && diff.out.is_empty(), "{flags:?}: {diff:?}");
+        // Its controller writes the status meanwhile; what `apply` would change stays until somebody applies.
+        let mut last = None;
+        let same = wait_for("no diff", PATIENCE, || {
+            let diff = scene.user.try_kubectl(&arguments, Some(&asking()))?;
+            let same = diff.ok && diff.out.is_empty();
+            last = Some(diff);
+            Ok(same.then_some(()))
+        });
+        assert!(same.is_ok(), "{flags:?}: {last:?}");
         let again = scene.user.apply(&asking(), flags).unwrap();
         assert!(again.err.is_empty(), "{flags:?}: {}", again.err);
         let second = scene.deployment();
@@ -57,7 +68,8 @@ fn applying_twice_is_no_change_and_no_diff_however_it_is_applied() {
     }
     // As `kubectl replace` and `kubectl edit` do: the whole object as its owner has it.
     let before = scene.deployment();
-    scene.user.try_kubectl(&["replace", "-f", "-"], Some(&asking())).unwrap();
+    let replaced = scene.user.try_kubectl(&["replace", "-f", "-"], Some(&asking())).unwrap();
+    assert!(replaced.ok, "{replaced:?}");
     assert_eq!(scene.deployment()["spec"], before["spec"]);
 }
 

@@ -2,6 +2,7 @@
 #![cfg(feature = "cluster")]
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -24,6 +25,13 @@ fn pod() -> Value {
         "metadata": { "name": "app", "annotations": { "whichpod.io/upstreams": "backend:10000" } },
         "spec": { "containers": [{ "name": "app", "image": "example.test/app" }] },
     })
+}
+
+/// A leader keeps the twins of the whole cluster, whoever asked for them: two installations at a time would do each
+/// other's work. Whoever holds this is the only one; it must be let go last.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Scene(User);
@@ -52,6 +60,7 @@ impl Scene {
 
 #[test]
 fn a_twin_comes_with_the_first_pod_that_asks_and_is_kept_in_step() {
+    let _alone = alone();
     let installation = Installation::new("twins").unwrap();
     let _replica = installation.start(&[]).unwrap();
     let scene = Scene::new(&installation, "twins");
@@ -85,6 +94,7 @@ fn a_twin_comes_with_the_first_pod_that_asks_and_is_kept_in_step() {
 
 #[test]
 fn a_twin_goes_with_its_service_and_comes_again_with_it() {
+    let _alone = alone();
     let installation = Installation::new("gone").unwrap();
     let replica = installation.start(&[]).unwrap();
     let scene = Scene::new(&installation, "gone");
@@ -103,6 +113,7 @@ fn a_twin_goes_with_its_service_and_comes_again_with_it() {
 
 #[test]
 fn a_service_that_is_not_ours_is_never_adopted_and_its_owner_is_told() {
+    let _alone = alone();
     let installation = Installation::new("foreign").unwrap();
     let _replica = installation.start(&[]).unwrap();
     let scene = Scene::new(&installation, "foreign");
@@ -124,6 +135,7 @@ fn a_service_that_is_not_ours_is_never_adopted_and_its_owner_is_told() {
 
 #[test]
 fn a_quota_that_forbids_the_twin_is_told_to_the_services_owner() {
+    let _alone = alone();
     let installation = Installation::new("quota").unwrap();
     let replica = installation.start(&[]).unwrap();
     let scene = Scene::new(&installation, "quota");
@@ -139,7 +151,8 @@ fn a_quota_that_forbids_the_twin_is_told_to_the_services_owner() {
     let event = scene.0.event("TwinRefused").unwrap();
     let message = event["message"].as_str().unwrap();
     assert!(message.contains(TWIN) && message.contains("exceeded quota"), "{message}");
-    assert!(replica.metric("twin_writes_total{result=\"failed\"}").unwrap() >= 1.0);
+    let failed = || replica.metric("twin_writes_total{result=\"failed\"}");
+    wait_for("the metric", PATIENCE, || Ok((failed()? >= 1.0).then_some(()))).unwrap();
     // Who asks from now on is told, too, and is injected all the same: it may be allowed later.
     let mut later = pod();
     later["metadata"]["name"] = json!("later");
@@ -153,6 +166,7 @@ fn a_quota_that_forbids_the_twin_is_told_to_the_services_owner() {
 
 #[test]
 fn a_twin_that_was_asked_for_while_nobody_led_is_made_afterwards() {
+    let _alone = alone();
     let installation = Installation::new("late").unwrap();
     let replica = installation.start(&[]).unwrap();
     let scene = Scene::new(&installation, "late");
@@ -170,6 +184,7 @@ fn a_twin_that_was_asked_for_while_nobody_led_is_made_afterwards() {
 
 #[test]
 fn no_twin_is_made_where_the_operator_does_not_want_one() {
+    let _alone = alone();
     let installation = Installation::new("warned").unwrap();
     let replica = installation.start(&["--headless-services=warn"]).unwrap();
     let scene = Scene::new(&installation, "warned");
@@ -190,6 +205,7 @@ fn no_twin_is_made_where_the_operator_does_not_want_one() {
 
 #[test]
 fn twins_from_before_are_neither_kept_in_step_nor_given_away_where_none_are_made_any_more() {
+    let _alone = alone();
     let installation = Installation::new("before").unwrap();
     let creating = installation.start(&[]).unwrap();
     let scene = Scene::new(&installation, "before");
@@ -213,7 +229,7 @@ fn twins_from_before_are_neither_kept_in_step_nor_given_away_where_none_are_made
     let (stored, told) = scene.0.dry_run(&asked).unwrap();
     assert_eq!(routes(&stored["spec"]).unwrap(), ["10000>backend:10000|"]);
     assert!(told.contains("no headless twin"), "{told}");
-    // Other tests' twins are in the same cluster.
+    // Those of other tests are in the same cluster, and some go with their namespaces.
     assert!(warning.metric("twins").unwrap() >= 1.0);
     assert_eq!(warning.metric("twin_writes_total{result=\"failed\"}").unwrap(), 0.0);
     assert_eq!(scene.twin(), Some(twin), "nobody touched it");

@@ -2,10 +2,12 @@
 //! finish what they are at, and end.
 //!
 //! `app serve PORT` answers every request with the name of its pod. `app relay PORT HOST:PORT` is a service that calls
-//! another: it passes every request on, over connections that it keeps, and answers as it was answered.
+//! another: it passes every request on, over connections that it keeps, and answers as it was answered. `app grpc PORT`
+//! answers gRPC calls with the name of its pod, and `app ask-grpc HOST:PORT TIMES` makes such calls and prints the names.
 //!
-//! Both write a line for each request: pod, method, path, version, request id, and the address that was called.
+//! All that listen write a line for each request: pod, method, path, version, request id, and the address that was called.
 
+mod grpc;
 mod relay;
 mod serve;
 mod server;
@@ -21,9 +23,25 @@ fn main() -> Result<()> {
     let (port, app) = match *words {
         ["serve", port] => (port, App::Serve),
         ["relay", port, upstream] => (port, App::Relay(relay::Relay::to(upstream))),
-        _ => bail!("usage: app serve PORT | app relay PORT HOST:PORT"),
+        ["grpc", port] => (port, App::Grpc),
+        ["ask-grpc", upstream, times] => return ask_grpc(upstream, times),
+        _ => bail!(
+            "usage: app serve PORT | app relay PORT HOST:PORT | app grpc PORT | app ask-grpc HOST:PORT TIMES"
+        ),
     };
     let port: u16 = port.parse().with_context(|| format!("{port} is no port"))?;
+    run(server::run(port, app))
+}
+
+fn ask_grpc(upstream: &str, times: &str) -> Result<()> {
+    let times = times.parse().with_context(|| format!("{times} is no number"))?;
+    for pod in run(grpc::ask(upstream, times))? {
+        server::say(&pod);
+    }
+    Ok(())
+}
+
+fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, server::run(port, app))
+    LocalSet::new().block_on(&runtime, work)
 }

@@ -2,23 +2,23 @@
 
 use std::convert::Infallible;
 use std::io::Write;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::{relay, serve};
+use crate::{grpc, relay, serve};
 
 /// For requests that still run when SIGTERM comes.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -27,6 +27,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub(crate) enum App {
     Serve,
     Relay(relay::Relay),
+    Grpc,
 }
 
 /// Answers until SIGTERM.
@@ -57,26 +58,41 @@ pub(crate) async fn run(port: u16, app: App) -> Result<()> {
 }
 
 /// Answers the requests of one connection, until it is closed or the app is to end.
-async fn converse(connection: TcpStream, app: Rc<App>, mut ending: watch::Receiver<bool>) {
+async fn converse(connection: TcpStream, app: Rc<App>, ending: watch::Receiver<bool>) {
     let Ok(called) = connection.local_addr() else { return };
+    let speaks_grpc = matches!(*app, App::Grpc);
     let answer = |request: Request<Incoming>| {
         let app = Rc::clone(&app);
         async move {
             let line = describe(&request);
             let response = match &*app {
-                App::Serve => serve::answer(request).await,
-                App::Relay(relay) => relay.answer(request).await,
+                App::Serve => serve::answer(request).await.map(BodyExt::boxed_unsync),
+                App::Relay(relay) => relay.answer(request).await.map(BodyExt::boxed_unsync),
+                App::Grpc => grpc::answer(request).await,
             };
             say(&format!("{} {line} {called}", pod()));
             Ok::<_, Infallible>(response)
         }
     };
+    let (connection, answer) = (TokioIo::new(connection), service_fn(answer));
+    if speaks_grpc {
+        let conversation = http2::Builder::new(grpc::Local).serve_connection(connection, answer);
+        return to_its_end(pin!(conversation), ending, http2::Connection::graceful_shutdown).await;
+    }
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(None);
-    let mut conversation = pin!(server.serve_connection(TokioIo::new(connection), service_fn(answer)));
+    let conversation = server.serve_connection(connection, answer);
+    to_its_end(pin!(conversation), ending, http1::Connection::graceful_shutdown).await;
+}
+
+async fn to_its_end<C: Future>(
+    mut conversation: Pin<&mut C>,
+    mut ending: watch::Receiver<bool>,
+    end: impl FnOnce(Pin<&mut C>),
+) {
     tokio::select! {
         _ = conversation.as_mut() => return,
-        _ = ending.wait_for(|ending| *ending) => conversation.as_mut().graceful_shutdown(),
+        _ = ending.wait_for(|ending| *ending) => end(conversation.as_mut()),
     }
     let _ = conversation.await;
 }
@@ -97,7 +113,7 @@ pub(crate) fn pod() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| "nowhere".to_owned())
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     // Whoever reads the log may have gone.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the apps' image is called: `serve PORT` is the backend, which is also what runs by default, on port 10000, and
-/// `relay PORT HOST:PORT` is a service that calls another. See `tests/app`.
+/// `relay PORT HOST:PORT` is a service that calls another; `grpc PORT` is a gRPC service. See `tests/app`.
 pub const APP: &str = "whichpod.test/app:1";
 /// What nginx's image is called.
 pub const NGINX: &str = "whichpod.test/nginx:1";

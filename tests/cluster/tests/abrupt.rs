@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use common::Scenario;
 use common::nginx::Nginx;
+use common::{PATIENCE, Scenario};
 use serde_json::json;
-use whichpod_cluster::{Client, Dns, Node, http_get, images};
+use whichpod_cluster::{Client, Dns, Node, http_get, images, wait_for};
 
 const CALLERS: u32 = 4;
 const REQUESTS_PER_SECOND: u32 = 200;
@@ -123,7 +123,12 @@ fn pods_that_stop_at_once_cost_no_request_and_no_line_is_wrong() {
     let (answers, failures): (Vec<_>, Vec<_>) = results.into_iter().unzip();
     let answers: HashMap<_, _> = answers.into_iter().flatten().collect();
     let failures: Vec<_> = failures.into_iter().flatten().collect();
-    let log = scenario.log("deploy/nginx-test");
+    // The last lines come a moment after the last answer.
+    let mut log = String::new();
+    let _ = wait_for("the last lines", PATIENCE, || {
+        log = scenario.log("deploy/nginx-test");
+        Ok((about_requests(&log).count() >= answers.len()).then_some(()))
+    });
     assert!(answers.len() > 10_000, "only {} requests were made", answers.len());
     assert!(
         failures.is_empty(),
@@ -134,7 +139,7 @@ fn pods_that_stop_at_once_cost_no_request_and_no_line_is_wrong() {
     );
 
     let mut lines = 0;
-    for line in log.lines().filter(|line| line.contains("\"GET /test?id=")) {
+    for line in about_requests(&log) {
         let id: u64 =
             line.split("?id=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
         let logged = line.rsplit(' ').nth(2).unwrap();
@@ -146,6 +151,10 @@ fn pods_that_stop_at_once_cost_no_request_and_no_line_is_wrong() {
     let unnamed =
         log.lines().filter(|line| line.contains("?id=") && line.rsplit(' ').nth(2) == Some("-")).count();
     assert!(unnamed * 100 < lines, "{unnamed} of {lines} lines have no name, although DNS tells it");
+}
+
+fn about_requests(log: &str) -> impl Iterator<Item = &str> {
+    log.lines().filter(|line| line.contains("\"GET /test?id="))
 }
 
 /// The lines and diagnostics that explain a failure.

@@ -1,10 +1,12 @@
 //! The control plane itself, before anything of ours is tested on it.
 #![cfg(feature = "cluster")]
+#![expect(clippy::unwrap_used, reason = "the helpers are part of a test too")]
 
 use serde_json::json;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
-use whichpod_cluster::{Authority, Component, ControlPlane, wait_for};
+use whichpod_cluster::{Authority, Component, ControlPlane, KUBECONFIG_VARIABLE, wait_for};
 
 fn deployment(replicas: u32) -> String {
     json!({
@@ -46,13 +48,13 @@ fn a_deployment_becomes_pods_and_its_events_can_be_read() {
 fn a_pod_whose_webhook_does_not_answer_is_refused() {
     let client = ControlPlane::shared().client();
     let namespace = client.namespace("webhook").unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("https://{nobody}/mutate");
+    // Nobody is given this port, and nobody listens there.
+    let url = "https://127.0.0.1:1/mutate";
     let authority = Authority::new().unwrap();
-    client.register_pod_webhook("unanswered", namespace.name(), &url, &authority).unwrap();
+    client.register_pod_webhook("unanswered", namespace.name(), url, &authority).unwrap();
 
     let pod = ["run", "pod", "--image=example.test/pod", "--dry-run=server", "-n", namespace.name()];
-    let refused = wait_for("a refusal", Duration::from_secs(20), || {
+    let refused = wait_for("a refusal", Duration::from_secs(60), || {
         let answer = client.kubectl(&pod)?;
         Ok((!answer.status.success()).then(|| String::from_utf8_lossy(&answer.stderr).into_owned()))
     });
@@ -93,6 +95,33 @@ fn what_is_stored_survives_a_crash_of_every_program() {
     assert_eq!(kept["data"]["a"], "b");
     // The controller manager works again too, not only the store.
     control_plane.client().namespace("after").unwrap();
+}
+
+/// The command, run with its clusters below this folder.
+fn command(place: &Path, words: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_whichpod-cluster"))
+        .args(words)
+        .env("TMPDIR", place)
+        .env_remove(KUBECONFIG_VARIABLE)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn who_takes_down_all_clusters_of_a_place_leaves_those_of_others_standing() {
+    let (somebodys, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for place in [&somebodys, &ours] {
+        command(place.path(), &["up", "--control-plane"]);
+    }
+    let clusters = |place: &tempfile::TempDir| std::fs::read_dir(place.path()).unwrap().count();
+    let removed = command(ours.path(), &["down", "--all"]);
+    assert!(removed.contains(ours.path().to_str().unwrap()), "{removed}");
+    assert_eq!((clusters(&somebodys), clusters(&ours)), (1, 0));
+    assert!(processes_that_name(somebodys.path()) >= 3);
+    command(somebodys.path(), &["down"]);
+    assert_eq!((clusters(&somebodys), processes_that_name(somebodys.path())), (0, 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers are part of a test too")]
 
 use std::net::SocketAddr;
-use whichpod_cluster::{Cluster, Component, Dns, NODE_ADDRESS, Node, Shared};
+use whichpod_cluster::{Cluster, Component, Dns, NODE_ADDRESS, Node, Shared, wait_for};
 
 /// For tests that change nothing but what is in their own namespace.
 static CLUSTER: Shared<Cluster> = Shared::new();
@@ -29,8 +29,13 @@ fn a_service_is_reached_by_its_address_its_node_port_and_its_name() {
     assert!(answer.starts_with("i am backend in backend-"), "{answer}");
 
     let first = scenario.names.first().unwrap();
-    let logs = scenario.kubectl(&["logs", first]);
-    assert!(logs.contains(&format!("{first} GET /test HTTP/1.0")), "{logs}");
+    let line = format!("{first} GET /test HTTP/1.0");
+    let mut logs = String::new();
+    let written = wait_for("the pod's line", common::PATIENCE, || {
+        logs = scenario.kubectl(&["logs", first]);
+        Ok(logs.contains(&line).then_some(()))
+    });
+    assert!(written.is_ok(), "{logs}");
 }
 
 #[test]
@@ -39,8 +44,8 @@ fn nginx_logs_the_services_address_and_not_the_pods() {
     let scenario = Scenario::start(cluster.client());
     let nginx = Nginx::start(&scenario, "backend-service:10000");
     answered_by(&scenario.client, nginx.address(), &scenario.names);
+    nginx.own_lines(&format!("/test 200 {}\n", scenario.cluster_ip()), 1);
     let logs = nginx.own_log();
-    assert!(logs.contains(&format!("/test 200 {}\n", scenario.cluster_ip())), "{logs}");
     assert!(scenario.addresses.iter().all(|address| !logs.contains(address)), "{logs}");
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use whichpod_runtime::readiness::{Pending, Readiness};
 
 pub use super::files::Files;
-use super::material::{Lifetimes, Material};
+use super::material::{Leaf, Lifetimes, Material};
 use super::plan::{self, Situation, Step};
 use super::served::Served;
 use super::store::{self, Configurations, Store, Stored};
@@ -78,6 +78,8 @@ pub struct Keeper {
     remembered: Option<Material>,
     /// Since when every `caBundle` has been seen to hold these authorities.
     published: Option<(Instant, String)>,
+    /// A certificate that was brought and is not served yet, and since when it would be trusted.
+    brought: Option<(Instant, Leaf)>,
     /// The last complaint, so that one that stays is not said again and again.
     said: Option<String>,
     /// Looks in a row that failed.
@@ -96,7 +98,7 @@ impl Keeper {
         };
         let store = Store::new(&setup.client, &setup.namespace, secret, &setup.configurations);
         let gate = Gate::new(setup.readiness.clone());
-        Self { setup, store, gate, remembered: None, published: None, said: None, failures: 0 }
+        Self { setup, store, gate, remembered: None, published: None, brought: None, said: None, failures: 0 }
     }
 
     /// Looks after the certificate until it is dropped.
@@ -150,7 +152,7 @@ impl Keeper {
                     self.complain(complaint);
                     let pause = PAUSE.saturating_mul(2_u32.saturating_pow(self.failures));
                     self.failures = self.failures.saturating_add(1);
-                    return pause.min(LOOK_AT_LEAST);
+                    return pause.min(self.longest_rest());
                 }
             }
         }
@@ -165,12 +167,51 @@ impl Keeper {
         }
     }
 
+    /// Nothing tells of a change of files, and what was wrong with them may be half a change.
+    fn longest_rest(&self) -> Duration {
+        match self.setup.source {
+            Source::Files(_) => READ_FILES,
+            Source::SelfManaged { .. } => LOOK_AT_LEAST,
+        }
+    }
+
     async fn look_at_files(&mut self, files: &Files) -> Result<Option<Duration>, Complaint> {
-        let leaf = files.read()?;
-        self.serve(&leaf)?;
-        let configurations = self.store.configurations().await?;
+        let configurations = match self.store.configurations().await {
+            Ok(configurations) => configurations,
+            Err(error) => {
+                // Whom the API server trusts cannot be known, so the newest is the best guess.
+                self.serve(&files.read()?)?;
+                return Err(error.into());
+            }
+        };
+        let taken = match files.read() {
+            Ok(leaf) => self.take(leaf, &configurations),
+            Err(error) => Err(error.into()),
+        };
+        // Whatever is wrong with the files, what is served is to be trusted.
         self.judge(&configurations, true);
-        Ok(Some(READ_FILES))
+        taken.map(Some)
+    }
+
+    /// Serves a certificate that somebody has brought, but not while the API server would miss the one before.
+    fn take(&mut self, leaf: Leaf, configurations: &Configurations) -> Result<Duration, Complaint> {
+        let served = self.setup.served.leaf().filter(|served| *served != leaf);
+        let missed = served.is_some_and(|served| trusted(&served, configurations, true).is_ok());
+        let trusted = trusted(&leaf, configurations, true);
+        let since = match self.brought.take() {
+            Some((since, same)) if same == leaf => since,
+            _ => Instant::now(),
+        };
+        match (missed, trusted) {
+            (true, Err(what)) => {
+                Err(Complaint(format!("the new certificate is not served yet: waiting for {what}")))
+            }
+            (true, Ok(())) if since.elapsed() < settles() => {
+                self.brought = Some((since, leaf));
+                Ok(settles().saturating_sub(since.elapsed()).min(READ_FILES))
+            }
+            _ => self.serve(&leaf).map(|()| READ_FILES),
+        }
     }
 
     async fn look_at_secret(&mut self, lifetimes: Lifetimes) -> Result<Option<Duration>, Complaint> {
@@ -263,7 +304,7 @@ impl Keeper {
         if failures.is_empty() { Ok(()) } else { Err(Complaint(failures.join("; "))) }
     }
 
-    fn serve(&self, leaf: &super::material::Leaf) -> Result<(), Complaint> {
+    fn serve(&self, leaf: &Leaf) -> Result<(), Complaint> {
         if self.setup.served.set(leaf).map_err(Complaint)? {
             tracing::info!(until = %leaf.not_after(), "serving a new certificate");
         }
@@ -274,14 +315,7 @@ impl Keeper {
     fn judge(&mut self, configurations: &Configurations, system_roots: bool) {
         let trusted = match self.setup.served.leaf() {
             None => Err("a certificate".to_owned()),
-            Some(leaf) => configurations.iter().try_for_each(|(name, configuration)| {
-                let configuration = configuration
-                    .as_ref()
-                    .ok_or_else(|| format!("MutatingWebhookConfiguration {name}, which does not exist"))?;
-                trust::check(&leaf.chain, configuration, system_roots, Timestamp::now()).map_err(|reason| {
-                    format!("MutatingWebhookConfiguration {name} to trust the certificate ({reason})")
-                })
-            }),
+            Some(leaf) => trusted(&leaf, configurations, system_roots),
         };
         self.gate.set(trusted);
     }
@@ -298,6 +332,22 @@ impl<E: std::error::Error> From<E> for Complaint {
     fn from(error: E) -> Self {
         Self(error.to_string())
     }
+}
+
+/// Whether the API server will trust it; if not, what it lacks.
+fn trusted(leaf: &Leaf, configurations: &Configurations, system_roots: bool) -> Result<(), String> {
+    configurations.iter().try_for_each(|(name, configuration)| {
+        let configuration = configuration
+            .as_ref()
+            .ok_or_else(|| format!("MutatingWebhookConfiguration {name}, which does not exist"))?;
+        trust::check(&leaf.chain, configuration, system_roots, Timestamp::now()).map_err(|reason| {
+            format!("MutatingWebhookConfiguration {name} to trust the certificate ({reason})")
+        })
+    })
+}
+
+fn settles() -> Duration {
+    plan::SETTLES.unsigned_abs()
 }
 
 fn rest(now: Timestamp, until: Timestamp) -> Duration {

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::material::Material;
 
 /// API servers see a changed configuration a little later, each for itself; until then they know the old authority only.
-const SETTLES: SignedDuration = SignedDuration::from_secs(10);
+pub(super) const SETTLES: SignedDuration = SignedDuration::from_secs(10);
 
 /// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -46,8 +46,11 @@ pub fn verify(
     verified.map(drop).map_err(|error| error.to_string())
 }
 
+/// With an annotation that begins so, cert-manager is asked to write the `caBundle`.
+const INJECTED_BY_CERT_MANAGER: &str = "cert-manager.io/inject-";
+
 /// Whether the API server would trust the chain for every webhook of a configuration. One without `caBundle` counts only
-/// if `system_roots` says that the API server may know the authority by itself.
+/// if `system_roots` says that the API server may know the authority by itself, and nobody is about to write one.
 ///
 /// # Errors
 /// Which webhook it is not good for, and why.
@@ -57,8 +60,11 @@ pub fn check(
     system_roots: bool,
     now: Timestamp,
 ) -> Result<(), String> {
+    let mut annotations = configuration.metadata.annotations.iter().flatten();
+    let awaited = annotations.any(|(name, _)| name.starts_with(INJECTED_BY_CERT_MANAGER));
     for webhook in configuration.webhooks.iter().flatten() {
         let checked = match bundle(&webhook.client_config) {
+            None if awaited => Err("its caBundle is empty, which cert-manager is to write".to_owned()),
             None if system_roots => Ok(()),
             None => Err("its caBundle is empty".to_owned()),
             Some(bundle) => authorities(bundle).and_then(|trusted| {
@@ -148,7 +154,13 @@ mod tests {
     #[test]
     fn an_empty_bundle_means_the_api_servers_own_roots_where_the_certificate_is_brought() {
         let material = material();
-        let configuration = configuration(&json!({ "url": "https://127.0.0.1/" }), None);
-        assert_eq!(check(&material.leaf().unwrap().chain, &configuration, true, Timestamp::now()), Ok(()));
+        let mut configuration = configuration(&json!({ "url": "https://127.0.0.1/" }), None);
+        let chain = &material.leaf().unwrap().chain;
+        assert_eq!(check(chain, &configuration, true, Timestamp::now()), Ok(()));
+        // Unless cert-manager is about to write one.
+        let annotation = ("cert-manager.io/inject-ca-from".to_owned(), "system/tls".to_owned());
+        configuration.metadata.annotations = Some([annotation].into());
+        let error = check(chain, &configuration, true, Timestamp::now()).unwrap_err();
+        assert!(error.contains("cert-manager is to write"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
-//! What Helm runs besides the webhook: `pre-delete` before an uninstallation, `test` for `helm test`.
+//! What Helm runs besides the webhook: `test` after an installation and for `helm test`, `pre-delete` before an
+//! uninstallation.
 
 mod left;
 mod trial;
@@ -7,6 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use jiff::SignedDuration;
 use whichpod_runtime::exit::Exit;
 
 use crate::cluster::connect::connect;
@@ -32,6 +34,9 @@ enum Action {
         /// Where the Deployment would be
         #[arg(long, value_name = "NAME")]
         namespace: String,
+        /// How long to ask again while there is none, as 4m
+        #[arg(long, value_name = "DURATION", default_value = "0s")]
+        wait: SignedDuration,
     },
 }
 
@@ -60,7 +65,7 @@ impl Hook {
         };
         let verdict = match self.action {
             Action::PreDelete => left::look(&client).await,
-            Action::Test { namespace } => trial::run(&client, &namespace).await,
+            Action::Test { namespace, wait } => trial::run(&client, &namespace, wait.unsigned_abs()).await,
         };
         verdict.unwrap_or_else(|error| Verdict { text: error.to_string(), exit: Exit::Unavailable })
     }
@@ -79,8 +84,11 @@ mod tests {
         let all = words(&["whichpod-webhook", "test", "--namespace=whichpod-system"]);
         assert!(Hook::is_named(&all));
         assert!(
-            matches!(Hook::parse(&all).unwrap().action, Action::Test { namespace } if namespace == "whichpod-system")
+            matches!(Hook::parse(&all).unwrap().action, Action::Test { namespace, wait } if namespace == "whichpod-system" && wait.is_zero())
         );
+        let all = words(&["whichpod-webhook", "test", "--namespace=whichpod-system", "--wait=4m"]);
+        let expected = SignedDuration::from_mins(4);
+        assert!(matches!(Hook::parse(&all).unwrap().action, Action::Test { wait, .. } if wait == expected));
         let all = words(&["whichpod-webhook", "pre-delete"]);
         assert!(Hook::is_named(&all) && matches!(Hook::parse(&all).unwrap().action, Action::PreDelete));
         assert!(!Hook::is_named(&words(&["whichpod-webhook", "--image=x"])));

@@ -1,16 +1,42 @@
 //! Whether it works: an annotated Deployment, in a dry run, must come back with a sidecar.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use whichpod_injection::is_injected;
 use whichpod_runtime::exit::Exit;
 
 use crate::cluster::request::{self, Failed, Reason};
 use crate::command::Verdict;
 
-pub(super) async fn run(client: &Client, namespace: &str) -> Result<Verdict, Failed> {
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Tries, and again for as long as `patience` lasts: the API server and kube-proxy hear of a webhook that is ready a moment
+/// later, and until then a workload may pass without it.
+pub(super) async fn run(client: &Client, namespace: &str, patience: Duration) -> Result<Verdict, Failed> {
+    until_it_works(patience, async || once(client, namespace).await).await
+}
+
+async fn until_it_works(
+    patience: Duration,
+    attempt: impl AsyncFn() -> Result<Verdict, Failed>,
+) -> Result<Verdict, Failed> {
+    let started = Instant::now();
+    loop {
+        let verdict = attempt().await;
+        if started.elapsed() >= patience || verdict.as_ref().is_ok_and(|verdict| verdict.exit == Exit::Ok) {
+            return verdict;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn once(client: &Client, namespace: &str) -> Result<Verdict, Failed> {
     let resource = ApiResource::erase::<Deployment>(&());
     let deployments = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource);
     let what = || format!("creating a Deployment in namespace {namespace}, in a dry run");
@@ -61,7 +87,31 @@ fn verdict(created: &Value, namespace: &str) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use whichpod_injection::{Facts, Operation, Options, Request, admit};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_installation_is_over_when_a_sidecar_comes_and_fails_when_none_does() {
+        let attempts = Cell::new(0);
+        let tried = async |works_at: u32| {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() == 1 {
+                // As long as nobody answers and the policy is Fail.
+                let reason = Reason::Refused { code: 500, message: "no endpoints".to_owned() };
+                return Err(Failed { what: "creating".to_owned(), reason });
+            }
+            let exit = if attempts.get() >= works_at { Exit::Ok } else { Exit::Unavailable };
+            Ok(Verdict { text: String::new(), exit })
+        };
+        let patience = Duration::from_secs(240);
+        assert_eq!(until_it_works(patience, async || tried(5).await).await.unwrap().exit, Exit::Ok);
+        assert_eq!(attempts.replace(0), 5);
+        let started = Instant::now();
+        let verdict = until_it_works(patience, async || tried(u32::MAX).await).await.unwrap();
+        assert_eq!((verdict.exit, started.elapsed()), (Exit::Unavailable, patience));
+        attempts.set(0);
+        assert!(until_it_works(Duration::ZERO, async || tried(2).await).await.is_err(), "one attempt");
+    }
 
     #[test]
     fn the_trial_passes_with_a_webhook_and_fails_without() {

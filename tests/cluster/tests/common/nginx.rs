@@ -115,6 +115,18 @@ impl<'a> Nginx<'a> {
         self.scenario.kubectl(&["logs", "deploy/nginx-test", "-c", "nginx-test"])
     }
 
+    /// How often nginx itself has written this, once it is so often: a log follows its program a moment later.
+    pub fn own_lines(&self, containing: &str, at_least: usize) -> usize {
+        let mut log = String::new();
+        let written = wait_for("nginx's own lines", PATIENCE, || {
+            log = self.own_log();
+            let count = log.matches(containing).count();
+            Ok((count >= at_least).then_some(count))
+        });
+        assert!(written.is_ok(), "not {at_least} of {containing:?} in nginx's log:\n{log}");
+        written.unwrap()
+    }
+
     /// The hand-patched sidecar's lines about answered requests, once there are so many: address and pod name of each.
     pub fn patched_lines(&self, at_least: usize) -> Vec<(String, String)> {
         wait_for("the sidecar's lines", PATIENCE, || {

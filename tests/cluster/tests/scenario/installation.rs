@@ -25,8 +25,7 @@ fn one_annotation_shows_the_pods_within_a_minute_of_the_installation() {
     let virtual_ip = scenario.cluster_ip().to_string();
 
     nginx.ask(4);
-    let before = nginx.own_log();
-    assert_eq!(before.matches(&format!("/test 200 {virtual_ip}\n")).count(), 4, "{before}");
+    assert_eq!(nginx.own_lines(&format!("/test 200 {virtual_ip}\n"), 4), 4, "asked four times");
     let configuration = scenario.get(&["configmap", "nginx-test"]);
 
     let started = Instant::now();
@@ -51,8 +50,8 @@ fn one_annotation_shows_the_pods_within_a_minute_of_the_installation() {
         configuration,
         "nginx's configuration is untouched"
     );
-    let own = nginx.own_log();
-    assert!(own.contains("/test 200 127.77."), "nginx calls the same name, which is the sidecar now: {own}");
+    // nginx calls the same name, which is the sidecar now.
+    nginx.own_lines("/test 200 127.77.", 1);
     names_are_right(&scenario, &answered, &lines);
 
     if let Some(node) = stage.cluster.node() {
@@ -99,8 +98,7 @@ fn uninstalled_as_told(stage: &Stage, scenario: &Scenario, nginx: &Nginx<'_>) {
     scenario.rolled_out("deployment/nginx-test");
     assert!(!scenario.has_sidecar(&["deployment/nginx-test"]));
     nginx.ask(2);
-    let own = nginx.own_log();
-    assert!(own.contains(&format!("/test 200 {}\n", scenario.cluster_ip())), "{own}");
+    nginx.own_lines(&format!("/test 200 {}\n", scenario.cluster_ip()), 1);
     if stage.cluster.node().is_none() {
         // Whoever else has a sidecar there keeps it.
         return whichpod::uninstall(stage.client());

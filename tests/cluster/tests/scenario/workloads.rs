@@ -1,5 +1,7 @@
 //! Every kind of workload, and who gets a sidecar.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use whichpod_cluster::{images, wait_for};
 
@@ -162,4 +164,51 @@ fn the_pods_of_a_stateful_set_are_logged_by_their_names() {
         let own = addresses.iter().find(|(name, _)| *name == line.pod).unwrap();
         assert_eq!(line.upstream, format!("{}:10000", own.1));
     }
+}
+
+#[test]
+fn each_grpc_call_on_one_connection_gets_its_pod_and_a_line_that_names_it() {
+    let stage = Stage::shared();
+    let _installed = stage.installed();
+    let scenario = Scenario::start(stage.client());
+    // A StatefulSet, so that DNS tells the pods' names.
+    let mut users = workload(
+        "StatefulSet",
+        "users",
+        &json!({
+            "command": ["/app", "grpc", "50051"],
+            "ports": [{ "containerPort": 50051 }],
+            "readinessProbe": { "tcpSocket": { "port": 50051 }, "periodSeconds": 1 },
+        }),
+    );
+    users["spec"]["replicas"] = json!(3);
+    users["spec"]["serviceName"] = json!("users");
+    let ports = json!({ "clusterIP": "None", "ports": [{ "name": "grpc", "port": 50051 }] });
+    scenario.apply(&list(&[service("users", "users", &ports), users]));
+    scenario.rolled_out("statefulset/users");
+    let caller = workload("Deployment", "front", &json!({ "command": ["sleep", "100000"] }));
+    scenario.apply(&annotated(caller, UPSTREAMS, "users:50051"));
+    scenario.rolled_out("deployment/front");
+
+    let front = ["exec", "deploy/front", "-n", scenario.here(), "-c", "front", "--"];
+    let calls = [front.as_slice(), &["/app", "ask-grpc", "users:50051", "9"]].concat();
+    let path = "/whichpod.test.Backend/WhoAreYou";
+    // CoreDNS hears of the last pod a moment after it is ready.
+    let (answered, lines) = wait_for("answers of every pod", PATIENCE, || {
+        let so_far = scenario.lines("deploy/front", path, 0).len();
+        let answered: Vec<_> = scenario.client.run(&calls)?.lines().map(str::to_owned).collect();
+        let lines = scenario.lines("deploy/front", path, so_far + 9).split_off(so_far);
+        Ok((answered.iter().collect::<BTreeSet<_>>().len() == 3).then_some((answered, lines)))
+    })
+    .unwrap();
+    let named: Vec<_> = lines.iter().map(|line| line.pod.clone()).collect();
+    assert_eq!(named, answered, "{lines:?}");
+    let addresses = pods_of(&scenario.client, scenario.here(), "users");
+    for (name, address) in &addresses {
+        let own = lines.iter().filter(|line| line.pod == *name).count();
+        assert_eq!(own, 3, "each pod gets its share of one connection's calls: {lines:?}");
+        let there = format!("{address}:50051");
+        assert!(lines.iter().all(|line| (line.pod == *name) == (line.upstream == there)), "{lines:?}");
+    }
+    assert!(lines.iter().all(|line| line.request.ends_with("HTTP/2") && line.status == "200"), "{lines:?}");
 }
