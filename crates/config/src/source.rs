@@ -83,7 +83,7 @@ fn read_file(path: &Path) -> Result<String, Fault> {
 }
 
 /// Reads YAML, of which JSON is a part (but for [`escaped`]); an error has line and column.
-fn parse(text: &str, name: &str) -> Result<Value, (String, Fault)> {
+pub(crate) fn parse(text: &str, name: &str) -> Result<Value, (String, Fault)> {
     // `on`, `off`, `yes` and `no` are text, as in YAML 1.2.
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     let text = if serde_json::from_str::<IgnoredAny>(text).is_ok() { &escaped(text) } else { text };

@@ -9,6 +9,8 @@ mod decision;
 mod asked;
 mod exclusion;
 mod plan;
+mod configuration;
+mod malformed;
 mod settings;
 mod upstreams;
 
