@@ -104,7 +104,10 @@ impl AnnotationFlags {
         let by_flag = errors.iter().map(|error| {
             let error = error.strip_prefix("defaults.").unwrap_or(error);
             let rest = error.strip_prefix(annotation::UPSTREAMS);
-            rest.map_or_else(|| format!("--{error}"), |rest| format!("--{}{rest}", flag(annotation::UPSTREAMS)))
+            rest.map_or_else(
+                || format!("--{error}"),
+                |rest| format!("--{}{rest}", flag(annotation::UPSTREAMS)),
+            )
         });
         Err(Failure::usage(by_flag.collect::<Vec<_>>().join("\n")))
     }

@@ -60,7 +60,8 @@ impl Configuration {
             errors.extend(set.err().into_iter().flatten().map(|problem| Malformed::of(name, text, problem)));
             said = true;
         }
-        if configuration.document.shutdown.as_ref().is_some_and(|shutdown| shutdown.native_sidecar.is_some()) {
+        if configuration.document.shutdown.as_ref().is_some_and(|shutdown| shutdown.native_sidecar.is_some())
+        {
             let fault = "whichpod knows that itself; remove it, or set whichpod.io/native-sidecar";
             errors.push(Malformed::at("shutdown", "native_sidecar", fault));
         }
@@ -75,7 +76,11 @@ impl Configuration {
         }
         if let Some((name, text)) = given(annotation::LOG_FORMAT) {
             if text.trim().is_empty() {
-                errors.push(Malformed::new(name, text, "text, json, nginx, otel, ecs, or an Envoy format string"));
+                errors.push(Malformed::new(
+                    name,
+                    text,
+                    "text, json, nginx, otel, ecs, or an Envoy format string",
+                ));
             }
             configuration.document.access_log.get_or_insert_default().format = Some(text.clone());
             said = true;
@@ -88,7 +93,13 @@ impl Configuration {
 
     /// The stand-ins for the upstreams show what is wrong, or odd, wherever they lead.
     fn check(&mut self, texts: &BTreeMap<String, String>, options: &Options, errors: &mut Vec<Malformed>) {
-        let forms = [raw::Upstream::default()].into_iter().chain(self.singles.iter().map(|s| s.form.clone()));
+        let of_one = self.singles.iter().map(|one| {
+            let same = self.singles.iter().filter(|single| {
+                single.host == one.host && (single.port.is_none() || single.port == one.port)
+            });
+            same.map(|single| single.form.clone()).reduce(raw::Upstream::overlay)
+        });
+        let forms = [None].into_iter().chain(of_one).map(Option::unwrap_or_default);
         let upstreams = forms.zip(1_u16..).map(|(form, port)| raw::Upstream {
             name: Some(port.to_string()),
             target: format!("upstream:{port}").parse().ok(),
@@ -196,7 +207,11 @@ fn singles(each: Vec<(String, raw::Upstream)>, errors: &mut Vec<Malformed>) -> V
                 singles.push(Single { host, port, key, form });
             }
             Err(_) => {
-                errors.push(Malformed::at(annotation::PER_UPSTREAM, &key, "no NAME or NAME:PORT; write the port's number"));
+                errors.push(Malformed::at(
+                    annotation::PER_UPSTREAM,
+                    &key,
+                    "no NAME or NAME:PORT; write the port's number",
+                ));
             }
         }
     }
@@ -211,14 +226,20 @@ mod tests {
 
     fn parse(texts: &[(&str, &str)]) -> Result<Configuration, Vec<String>> {
         let options = Options {
-            check_log_format: Some(|text| if text.contains("%NOPE%") { Err("no operator".into()) } else { Ok(()) }),
+            check_log_format: Some(
+                |text| if text.contains("%NOPE%") { Err("no operator".into()) } else { Ok(()) },
+            ),
             is_response_flag: Some(|flag| flag == "UH"),
             ..Options::default()
         };
         let texts = texts.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
         let mut errors = Vec::new();
         let configuration = Configuration::parse(&texts, &options, &mut errors);
-        if errors.is_empty() { Ok(configuration) } else { Err(errors.iter().map(ToString::to_string).collect()) }
+        if errors.is_empty() {
+            Ok(configuration)
+        } else {
+            Err(errors.iter().map(ToString::to_string).collect())
+        }
     }
 
     fn document(name: &str, text: &str) -> Value {
@@ -261,7 +282,10 @@ mod tests {
         assert_eq!(document("tls", "{}"), json!({"tls": {}}));
         assert_eq!(document("workers", " 2 "), json!({"workers": 2}));
         assert_eq!(document("lazy", "true"), json!({"lazy": true}));
-        assert_eq!(document("balance", "maglev:header:X-User")["balance"]["hash"], json!({"header": "x-user"}));
+        assert_eq!(
+            document("balance", "maglev:header:X-User")["balance"]["hash"],
+            json!({"header": "x-user"})
+        );
         assert_eq!(document("balance", "{policy: random}"), json!({"balance": "random"}));
         assert_eq!(document("log-level", "info,hyper=debug"), json!({"log_level": "info,hyper=debug"}));
         let check = document("health-check", "protocol=http, path=/ok, host=backend:80");
@@ -271,8 +295,16 @@ mod tests {
     #[test]
     fn every_error_names_the_place_the_value_the_reason_and_the_remedy() {
         for (name, text, told) in [
-            ("balance", "round-robin", "balance is \"round-robin\": not known here; did you mean round_robin? accepted: round_robin, least_request"),
-            ("protocol", "spdy", "protocol is \"spdy\": not known here; accepted: auto, http1, h2c, grpc, tcp"),
+            (
+                "balance",
+                "round-robin",
+                "balance is \"round-robin\": not known here; did you mean round_robin? accepted: round_robin, least_request",
+            ),
+            (
+                "protocol",
+                "spdy",
+                "protocol is \"spdy\": not known here; accepted: auto, http1, h2c, grpc, tcp",
+            ),
             ("timeouts", "connect=1", "timeouts: connect is \"1\": no unit; write a number and a unit"),
             ("timeouts", "conect=1s", "timeouts: conect: unknown key; did you mean connect?"),
             ("timeouts", "connect=1s, connect=2s", "timeouts: connect: given more than once"),
@@ -281,22 +313,46 @@ mod tests {
             ("retry", "on=5xx, resets", "retry: on[1] is \"resets\": not known here; did you mean reset?"),
             ("health-check", "protocol=http", "health-check: path: missing; write path: /PATH"),
             ("tls", "cert_file=/a", "tls: key_file: missing"),
-            ("healthy-panic-threshold", "101", "healthy-panic-threshold is \"101\": out of range; write a whole number from 0 to 100"),
+            (
+                "healthy-panic-threshold",
+                "101",
+                "healthy-panic-threshold is \"101\": out of range; write a whole number from 0 to 100",
+            ),
             ("dns", "refresh_floor=2m", "dns: refresh_floor is \"2m\": refresh_floor (2m) is above"),
             ("access-log", "filter.flags=XX", "access-log: filter.flags[0] is \"XX\": no response flag"),
             ("access-log", "format=%NOPE%", "access-log: format is \"%NOPE%\": no operator"),
             ("log-format", "%NOPE%", "log-format is \"%NOPE%\": no operator; write a preset"),
             ("shutdown", "native_sidecar=true", "shutdown: native_sidecar: whichpod knows that itself"),
-            ("per-upstream", "{users: {timeouts: {request: 5}}}", "per-upstream: users.timeouts.request is 5: no unit"),
-            ("per-upstream", "{'users:80': {target: 'a:1'}}", "per-upstream: users:80.target: whichpod knows"),
-            ("per-upstream", "{'users:http': {lazy: true}}", "per-upstream: users:http: no NAME or NAME:PORT"),
-            ("per-upstream", "{users: {health_check: {}}}", "per-upstream: users.health_check.protocol: missing"),
+            (
+                "per-upstream",
+                "{users: {timeouts: {request: 5}}}",
+                "per-upstream: users.timeouts.request is 5: no unit",
+            ),
+            (
+                "per-upstream",
+                "{'users:80': {target: 'a:1'}}",
+                "per-upstream: users:80.target: whichpod knows",
+            ),
+            (
+                "per-upstream",
+                "{'users:http': {lazy: true}}",
+                "per-upstream: users:http: no NAME or NAME:PORT",
+            ),
+            (
+                "per-upstream",
+                "{users: {health_check: {}}}",
+                "per-upstream: users.health_check.protocol: missing",
+            ),
             ("per-upstream", "users", "per-upstream is \"users\": a text, not a mapping"),
         ] {
             let text = wrong(&[(name, text)]);
             assert!(text.starts_with(told), "{text}");
         }
-        let both = wrong(&[("balance", "maglev:source_address"), ("slow-start", "window=10s"), ("per-upstream", "{users: {lazy: true}}")]);
+        let both = wrong(&[
+            ("balance", "maglev:source_address"),
+            ("slow-start", "window=10s"),
+            ("per-upstream", "{users: {lazy: true}}"),
+        ]);
         assert!(both.starts_with("slow-start is \"10s\": maglev sends"), "{both}");
         assert_eq!(both.matches("maglev sends").count(), 1, "{both}");
     }

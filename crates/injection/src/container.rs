@@ -49,7 +49,8 @@ pub(crate) fn container(
         put("resources", resources);
     }
     if !settings.volume_mounts.is_empty() {
-        let mount = |mount: &VolumeMount| json!({"name": mount.volume, "mountPath": mount.path, "readOnly": true});
+        let mount =
+            |mount: &VolumeMount| json!({"name": mount.volume, "mountPath": mount.path, "readOnly": true});
         put("volumeMounts", settings.volume_mounts.iter().map(mount).collect());
     }
     put("securityContext", security_context(options.run_as_user));

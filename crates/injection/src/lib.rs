@@ -7,10 +7,10 @@
 mod decision;
 
 mod asked;
-mod exclusion;
-mod plan;
 mod configuration;
+mod exclusion;
 mod malformed;
+mod plan;
 mod settings;
 mod upstreams;
 

@@ -23,7 +23,12 @@ impl Malformed {
     /// A value that is none of what is accepted.
     pub(crate) fn new(name: &str, value: &str, accepted: impl fmt::Display) -> Malformed {
         let value = Some(format!("{:?}", short(value, 200)));
-        Malformed { name: name.to_owned(), key: String::new(), value, fault: format!("; accepted: {accepted}") }
+        Malformed {
+            name: name.to_owned(),
+            key: String::new(),
+            value,
+            fault: format!("; accepted: {accepted}"),
+        }
     }
 
     /// Something in a value that must not be there.
@@ -47,6 +52,7 @@ impl Malformed {
 
     /// As a warning's text of at most so many characters.
     pub(crate) fn told(&self, prefix: &str, end: &str, most: usize) -> String {
+        let end = if self.fault.ends_with('?') { end.trim_start_matches('.') } else { end };
         let Malformed { name, key, value, fault } = self;
         let place = Malformed {
             name: format!("{prefix}{}", short(name, 24)),

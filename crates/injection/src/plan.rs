@@ -128,8 +128,10 @@ impl Scene<'_> {
 
     /// The sidecar can be given no volume that the pod does not have.
     fn check_volumes(self) -> Result<(), NoPlan> {
-        let volumes: Vec<&str> =
-            json::items(self.pod.0, "/spec/volumes").iter().filter_map(|volume| text(volume, "/name")).collect();
+        let volumes: Vec<&str> = json::items(self.pod.0, "/spec/volumes")
+            .iter()
+            .filter_map(|volume| text(volume, "/name"))
+            .collect();
         let mounts = self.settings.volume_mounts.iter();
         let missing = mounts.filter(|mount| !volumes.contains(&mount.volume.as_str())).map(|mount| {
             let accepted = format!("volumes of the pod, which has: {}", volumes.join(", "));
@@ -145,9 +147,12 @@ impl Scene<'_> {
         if !self.says_singles {
             return Vec::new();
         }
-        let upstreams: Vec<String> = destinations.iter().map(|destination| destination.title.clone()).collect();
+        let upstreams: Vec<String> =
+            destinations.iter().map(|destination| destination.title.clone()).collect();
         let unknown = singles.iter().filter(|single| !destinations.iter().any(|d| single.is(d, None)));
-        unknown.map(|s| Warning::NoSuchUpstream { key: s.key.clone(), upstreams: upstreams.clone() }).collect()
+        unknown
+            .map(|s| Warning::NoSuchUpstream { key: s.key.clone(), upstreams: upstreams.clone() })
+            .collect()
     }
 
     /// Warns of Services that show their virtual IP, or refuses them.

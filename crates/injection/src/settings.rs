@@ -158,7 +158,8 @@ fn volume_mounts(text: &str) -> Result<Vec<VolumeMount>, String> {
         let (volume, path) = part.split_once('=').unwrap_or_default();
         // What the Kubernetes API takes.
         let is_path = path.len() > 1 && path.starts_with('/') && !path.contains(':');
-        if !crate::upstreams::is_dns_name(volume) || !is_path || mounts.iter().any(|mount| mount.path == path) {
+        if !crate::upstreams::is_dns_name(volume) || !is_path || mounts.iter().any(|mount| mount.path == path)
+        {
             return Err("VOLUME=/PATH of volumes that the pod has, each at a path of its own".to_owned());
         }
         mounts.push(VolumeMount { volume: volume.to_owned(), path: path.to_owned() });
@@ -223,7 +224,9 @@ mod tests {
         let texts = texts.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let malformed = Settings::parse(&BTreeMap::from(texts), &Options::default()).unwrap_err();
         let told: Vec<String> = malformed.iter().map(ToString::to_string).collect();
-        for start in ["retry: attempts is ", "retry: tries: unknown key", "workers is \"0\": ", "redirect is \"host\""] {
+        for start in
+            ["retry: attempts is ", "retry: tries: unknown key", "workers is \"0\": ", "redirect is \"host\""]
+        {
             assert!(told.iter().any(|text| text.starts_with(start)), "{start} in {told:?}");
         }
         assert_eq!(told.len(), 4, "{told:?}");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use whichpod_config::names::DNS_PORT;
-use whichpod_config::{Document, raw};
+use whichpod_config::{Document, Host, Target, raw};
 
 use crate::configuration::{self, Configuration};
 use crate::malformed::Malformed;
@@ -91,10 +91,17 @@ fn upstream(bound: &Bound, of_named_ports: &raw::Upstream) -> raw::Upstream {
         lazy,
         ..of_port
     };
-    match &bound.own {
+    let mut upstream = match &bound.own {
         Some(own) => upstream.overlay((**own).clone()),
         None => upstream,
+    };
+    // A certificate has the Service's name, not that of its headless twin.
+    if let (Some(tls), Some(Target { host: Host::Name(service), .. })) =
+        (&mut upstream.tls, &bound.discovered.fallback)
+    {
+        tls.server_name.get_or_insert_with(|| service.trim_end_matches('.').to_owned());
     }
+    upstream
 }
 
 fn dns(mut dns: raw::Dns, pod: Pod<'_>, namespace: &str, options: &Options) -> raw::Dns {

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use crate::names::PREFIX;
 use crate::malformed::Malformed;
+use crate::names::PREFIX;
 
 /// The most characters of one warning.
 pub const LONGEST: usize = 256;

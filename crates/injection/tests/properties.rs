@@ -49,7 +49,10 @@ const CONFIGURATION: [(&str, &str); 24] = [
     ("memory", "shed_at_percent=80"),
     ("shutdown", "grace_period=20s"),
     ("log-level", "info,hyper=debug"),
-    ("per-upstream", "{users: {timeouts: {request: 1s}, lazy: true}, 'backend-service:10000': {balance: random}}"),
+    (
+        "per-upstream",
+        "{users: {timeouts: {request: 1s}, lazy: true}, 'backend-service:10000': {balance: random}}",
+    ),
     ("per-upstream", "{users: {protocol: tcp, routes: [{prefix: /}]}}"),
     ("retry", "attempts=many"),
     ("volume-mounts", "ca=/etc/ca"),

@@ -23,8 +23,14 @@ fn lists_need_no_brackets_and_tables_no_braces() {
         assert_eq!(said("retry", text), Ok(retry.clone()), "{text}");
     }
     let filter = said("access_log", "filter.header.name=x-debug, filter.header.value=a=b, filter.sample=0.5");
-    assert_eq!(filter.unwrap()["filter"], json!({"header": {"name": "x-debug", "value": "a=b"}, "sample": 0.5}));
-    assert_eq!(said("dns", "servers=10.0.0.10, fd00::10").unwrap()["servers"], json!(["10.0.0.10:53", "[fd00::10]:53"]));
+    assert_eq!(
+        filter.unwrap()["filter"],
+        json!({"header": {"name": "x-debug", "value": "a=b"}, "sample": 0.5})
+    );
+    assert_eq!(
+        said("dns", "servers=10.0.0.10, fd00::10").unwrap()["servers"],
+        json!(["10.0.0.10:53", "[fd00::10]:53"])
+    );
 }
 
 #[test]
