@@ -2,6 +2,7 @@
 //! `slow_start`); what the value may be is known to `whichpod-config` alone, which reads and checks it.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use whichpod_config::{Checks, Document, Problem, raw};
 
@@ -16,6 +17,13 @@ const OF_NAMED_PORTS: [&str; 5] = ["protocol", "tls", "proxy-protocol", "health-
 
 /// A value that takes back what a namespace or the operator says.
 const DEFAULT: &str = "default";
+
+/// The longest value that is read, in bytes, and the most upstreams one may name: admission waits for it.
+const LONGEST: usize = 16 * 1024;
+const MOST_SINGLES: usize = 100;
+
+/// The most errors of one annotation; nobody is shown more.
+const MOST_ERRORS: usize = 10;
 
 /// What the document is to say besides what the upstreams are.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -47,48 +55,90 @@ impl Configuration {
         errors: &mut Vec<Malformed>,
     ) -> Configuration {
         let mut configuration = Configuration::default();
-        let given = |name: &'static str| Some((name, texts.get(name).filter(|text| text.trim() != DEFAULT)?));
         let before = errors.len();
         let mut said = false;
-        for (name, text) in annotation::DOCUMENT.into_iter().filter_map(given) {
-            let key = name.replace('-', "_");
-            let set = if OF_NAMED_PORTS.contains(&name) {
-                configuration.of_named_ports.set_text(&key, text)
-            } else {
-                configuration.document.set_text(&key, text)
-            };
-            errors.extend(set.err().into_iter().flatten().map(|problem| Malformed::of(name, text, problem)));
-            said = true;
-        }
-        if configuration.document.shutdown.as_ref().is_some_and(|shutdown| shutdown.native_sidecar.is_some())
+        // The format of a log that is said alone counts more than that of all about the log.
+        for name in annotation::DOCUMENT.into_iter().chain([annotation::PER_UPSTREAM, annotation::LOG_FORMAT])
         {
-            let fault = "whichpod knows that itself; remove it, or set whichpod.io/native-sidecar";
-            errors.push(Malformed::at("shutdown", "native_sidecar", fault));
-        }
-        if let Some((name, text)) = given(annotation::PER_UPSTREAM) {
-            match raw::Upstream::read_each(text) {
-                Ok(each) => configuration.singles = singles(each, errors),
-                Err(problems) => {
-                    errors.extend(problems.into_iter().map(|problem| Malformed::of(name, text, problem)));
-                }
+            if let Some(text) = texts.get(name).filter(|text| text.trim() != DEFAULT) {
+                errors.extend(configuration.set(name, text).err().into_iter().flatten().take(MOST_ERRORS));
+                said = true;
             }
-            said = true;
-        }
-        if let Some((name, text)) = given(annotation::LOG_FORMAT) {
-            if text.trim().is_empty() {
-                errors.push(Malformed::new(
-                    name,
-                    text,
-                    "text, json, nginx, otel, ecs, or an Envoy format string",
-                ));
-            }
-            configuration.document.access_log.get_or_insert_default().format = Some(text.clone());
-            said = true;
         }
         if said && errors.len() == before {
             configuration.check(texts, options, errors);
         }
         configuration
+    }
+
+    fn set(&mut self, name: &'static str, text: &str) -> Result<(), Vec<Malformed>> {
+        if text.len() > LONGEST {
+            let fault = "longer than 16 KiB; shorten it, or name a ConfigMap in whichpod.io/config";
+            return Err(vec![Malformed::at(name, "", fault)]);
+        }
+        let key = name.replace('-', "_");
+        let result = match name {
+            annotation::PER_UPSTREAM => return self.set_singles(text),
+            annotation::LOG_FORMAT if text.trim().is_empty() => {
+                let accepted = "text, json, nginx, otel, ecs, or an Envoy format string";
+                return Err(vec![Malformed::new(name, text, accepted)]);
+            }
+            annotation::LOG_FORMAT => {
+                self.document.access_log.get_or_insert_default().format = Some(text.to_owned());
+                Ok(())
+            }
+            _ if OF_NAMED_PORTS.contains(&name) => self.of_named_ports.set_text(&key, text),
+            _ => self.document.set_text(&key, text),
+        };
+        let malformed = |problem| Malformed::of(name, text, problem);
+        result.map_err(|problems| problems.into_iter().map(malformed).collect::<Vec<_>>())?;
+        let shutdown = self.document.shutdown.as_ref().filter(|_| name == "shutdown");
+        if shutdown.is_some_and(|shutdown| shutdown.native_sidecar.is_some()) {
+            let fault = "whichpod knows that itself; remove it, or set whichpod.io/native-sidecar";
+            return Err(vec![Malformed::at(name, "native_sidecar", fault)]);
+        }
+        Ok(())
+    }
+
+    fn set_singles(&mut self, text: &str) -> Result<(), Vec<Malformed>> {
+        let name = annotation::PER_UPSTREAM;
+        let malformed = |problem| Malformed::of(name, text, problem);
+        let each = raw::Upstream::read_each(text)
+            .map_err(|problems| problems.into_iter().map(malformed).collect::<Vec<_>>())?;
+        if each.len() > MOST_SINGLES {
+            let fault = format!(
+                "more than {MOST_SINGLES} upstreams; say what holds for most in the other annotations"
+            );
+            return Err(vec![Malformed::at(name, "", &fault)]);
+        }
+        let mut errors = Vec::new();
+        for (key, form) in each {
+            let taken = [
+                ("name", form.name.is_some()),
+                ("listen", form.listen.is_some()),
+                ("target", form.target.is_some()),
+                ("fallback", form.fallback.is_some()),
+            ];
+            for (member, _) in taken.into_iter().filter(|(_, given)| *given) {
+                let fault = "whichpod knows that itself; remove it, or see whichpod.io/upstreams";
+                errors.push(Malformed::at(name, &format!("{key}.{member}"), fault));
+            }
+            let (host, port) = match key.rsplit_once(':') {
+                Some((host, port)) => (host, Some(port.parse::<u16>())),
+                None => (key.as_str(), None),
+            };
+            match port.transpose() {
+                Ok(port) => {
+                    let host = host.to_ascii_lowercase().trim_end_matches('.').to_owned();
+                    self.singles.push(Single { host, port, key, form });
+                }
+                Err(_) => {
+                    errors.push(Malformed::at(name, &key, "no NAME or NAME:PORT; write the port's number"));
+                }
+            }
+        }
+        self.singles.sort_by_key(|single| single.port.is_some());
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// The stand-ins for the upstreams show what is wrong, or odd, wherever they lead.
@@ -100,9 +150,11 @@ impl Configuration {
             same.map(|single| single.form.clone()).reduce(raw::Upstream::overlay)
         });
         let forms = [None].into_iter().chain(of_one).map(Option::unwrap_or_default);
-        let upstreams = forms.zip(1_u16..).map(|(form, port)| raw::Upstream {
-            name: Some(port.to_string()),
-            target: format!("upstream:{port}").parse().ok(),
+        let upstreams = forms.enumerate().map(|(index, form)| raw::Upstream {
+            name: Some(index.to_string()),
+            // Where the kernel chooses the port, nobody is in the way.
+            listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            target: "upstream:80".parse().ok(),
             ..self.of_named_ports.clone().overlay(form)
         });
         let document = Document { upstreams: Some(upstreams.collect()), ..self.document.clone() };
@@ -182,41 +234,6 @@ pub(crate) fn attributed(
         }
     }
     if of_all.is_empty() { of_one } else { of_all }
-}
-
-fn singles(each: Vec<(String, raw::Upstream)>, errors: &mut Vec<Malformed>) -> Vec<Single> {
-    let mut singles = Vec::new();
-    for (key, form) in each {
-        let (host, port) = match key.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port.parse::<u16>())),
-            None => (key.as_str(), None),
-        };
-        let taken = [
-            ("name", form.name.is_some()),
-            ("listen", form.listen.is_some()),
-            ("target", form.target.is_some()),
-            ("fallback", form.fallback.is_some()),
-        ];
-        for (member, _) in taken.into_iter().filter(|(_, given)| *given) {
-            let fault = "whichpod knows that itself; remove it, or see whichpod.io/upstreams";
-            errors.push(Malformed::at(annotation::PER_UPSTREAM, &format!("{key}.{member}"), fault));
-        }
-        match port.transpose() {
-            Ok(port) => {
-                let host = host.to_ascii_lowercase().trim_end_matches('.').to_owned();
-                singles.push(Single { host, port, key, form });
-            }
-            Err(_) => {
-                errors.push(Malformed::at(
-                    annotation::PER_UPSTREAM,
-                    &key,
-                    "no NAME or NAME:PORT; write the port's number",
-                ));
-            }
-        }
-    }
-    singles.sort_by_key(|single| single.port.is_some());
-    singles
 }
 
 #[cfg(test)]
@@ -363,6 +380,18 @@ mod tests {
         let configuration = parse(&[tls, ("per-upstream", "{a: {lazy: true}}")]).unwrap();
         assert_eq!(configuration.notes.len(), 1, "{:?}", configuration.notes);
         assert!(configuration.notes[0].starts_with("TLS WITHOUT VERIFICATION"), "{:?}", configuration.notes);
+    }
+
+    #[test]
+    fn a_huge_value_keeps_admission_waiting_for_no_time() {
+        let long = format!("on={}", "5xx,".repeat(5_000));
+        assert!(wrong(&[("retry", &long)]).starts_with("retry: longer than 16 KiB"));
+        let keys: String = (0..1000).map(|n| format!("k{n}=1,")).collect();
+        assert_eq!(parse(&[("retry", &keys)]).unwrap_err().len(), MOST_ERRORS);
+        let upstreams: String = (0..200).map(|n| format!("u{n}: {{lazy: true}}\n")).collect();
+        assert!(wrong(&[("per-upstream", &upstreams)]).starts_with("per-upstream: more than 100 upstreams"));
+        let many: String = (0..100).map(|n| format!("u{n}: {{lazy: true}}\n")).collect();
+        assert_eq!(parse(&[("per-upstream", &many)]).unwrap().singles.len(), 100);
     }
 
     #[test]

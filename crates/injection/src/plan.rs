@@ -134,7 +134,8 @@ impl Scene<'_> {
             .collect();
         let mounts = self.settings.volume_mounts.iter();
         let missing = mounts.filter(|mount| !volumes.contains(&mount.volume.as_str())).map(|mount| {
-            let accepted = format!("volumes of the pod, which has: {}", volumes.join(", "));
+            let all = if volumes.is_empty() { "none".to_owned() } else { volumes.join(", ") };
+            let accepted = format!("volumes of the pod, which has: {all}");
             Malformed::new(annotation::VOLUME_MOUNTS, &mount.volume, accepted)
         });
         let missing: Vec<Malformed> = missing.collect();

@@ -52,6 +52,15 @@ fn every_slip_is_told_with_its_place() {
     }
 }
 
+#[test]
+fn aliases_do_not_make_much_of_little() {
+    let nested: String = ('b'..'j')
+        .map(|c| format!("{c}: &{c} [{}]\n", format!("*{}, ", char::from(c as u8 - 1)).repeat(9)))
+        .collect();
+    let problems = raw::Upstream::read_each(&format!("a: &a [x]\n{nested}")).unwrap_err();
+    assert!(problems[0].to_string().contains("too large or too complex"), "{problems:?}");
+}
+
 proptest! {
     #[test]
     fn no_text_makes_a_reader_panic(
