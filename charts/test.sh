@@ -163,6 +163,12 @@ says deployment '--default=app-ports=8080, 8443
 --default=upstreams=*' --set sidecar.balance=least_request,sidecar.config=map/key,sidecar.protocol=http1 \
   --set sidecar.redirect=none,sidecar.appPorts='8080\, 8443',sidecar.upstreams='*' \
   --set-json 'sidecar.logFormat="[%START_TIME%] \"%REQ(:METHOD)%\" $(HOST)\\n\n"'
+says deployment '--default=retry={"attempts":3,"on":["5xx","reset"]}
+--default=timeouts=connect=2s, request=30s
+--default=upstreams=*
+--default=workers=2' --set sidecar.upstreams='*',sidecar.settings.workers=2 \
+  --set sidecar.settings.timeouts='connect=2s\, request=30s' \
+  --set-json 'sidecar.settings.retry={"on": ["5xx", "reset"], "attempts": 3}'
 says deployment "--request-timeout=500ms" --set admission.timeoutSeconds=1
 says deployment "--secret-name=whichpod-webhook-tls"
 says deployment "--tls-cert=/etc/whichpod/tls/tls.crt
@@ -185,6 +191,9 @@ understood --set hostNetwork=true,port=10250,healthPort=9999,shutdownDelay=20s,l
   --set sidecar.redirect=env,sidecar.balance=least_request,sidecar.protocol=http1,sidecar.config=map/key \
   --set sidecar.appPorts='8080\, 8443',sidecar.upstreams='*',sidecar.logFormat='%START_TIME% %UPSTREAM_HOST%'
 understood --set certificates.mode=cert-manager
+understood --set sidecar.settings.workers=2,sidecar.settings.lazy=true,sidecar.settings.slow-start.window=30s \
+  --set-json 'sidecar.settings.per-upstream={"users": {"retry": {"attempts": 3}, "routes": [{"prefix": "/"}]}}' \
+  --set-json 'sidecar.settings.access-log={"filter": {"flags": ["UF"], "sample": 0.1}}'
 understood --set sidecar.logFormat=otel,sidecar.protocol=auto,sidecar.redirect=none,sidecar.resources.limits.memory=1Gi
 
 says rbac "resources: [services]
@@ -235,6 +244,8 @@ refused failurePolicy --set admission.failurePolicy=ignore
 refused timeoutSeconds --set admission.timeoutSeconds=31
 refused balance --set sidecar.balance=fastest
 refused redirect --set sidecar.redirect=transparent
+refused settings --set sidecar.settings.timeout=1s
+refused settings --set sidecar.settings.balance=random
 refused pullPolicy --set image.pullPolicy=Sometimes
 refused registry --set registry=registry.example.com/
 refused serviceAccount.name --set serviceAccount.create=false

@@ -105,7 +105,7 @@ whichpod.io/component: webhook
 {{- range .Values.protectedNamespaces -}}
 {{- $arguments = append $arguments (printf "--protected-namespace=%s" .) -}}
 {{- end -}}
-{{- range $annotation, $value := dict
+{{- $defaults := dict
     "upstreams" $sidecar.upstreams
     "redirect" $sidecar.redirect
     "balance" $sidecar.balance
@@ -113,6 +113,10 @@ whichpod.io/component: webhook
     "log-format" $sidecar.logFormat
     "config" $sidecar.config
     "app-ports" $sidecar.appPorts -}}
+{{- range $annotation, $value := $sidecar.settings -}}
+{{- $_ := set $defaults $annotation (kindIs "string" $value | ternary $value (toJson $value)) -}}
+{{- end -}}
+{{- range $annotation, $value := $defaults -}}
 {{- with trim $value -}}
 {{- /* Kubernetes would put the value of a variable in the place of $(NAME). */ -}}
 {{- $arguments = append $arguments (printf "--default=%s=%s" $annotation (replace "$(" "$$(" .)) -}}

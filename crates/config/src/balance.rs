@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Fault, Problems};
-use crate::form::{Form as _, Kind, Reader, Scalar, Table};
+use crate::form::{Form as _, Kind, Reader, Scalar, Table, yaml};
 use crate::kinds::{parse_header_name, parse_word};
 use crate::raw;
 use crate::types::{Balance, HashOn};
@@ -129,6 +129,13 @@ impl Reader<Balance> for Either {
             return None;
         }
         from_form(form).map_err(|(key, fault)| problems.at(format!("{path}.{key}"), fault)).ok()
+    }
+
+    fn read_text(&self, text: &str, path: &str, problems: &mut Problems) -> Option<Balance> {
+        if !text.trim_start().starts_with('{') {
+            return BALANCE.read_text(text, path, problems);
+        }
+        self.read(&yaml(text, path, problems)?, path, problems)
     }
 
     fn write(&self, balance: &Balance) -> Value {

@@ -80,6 +80,11 @@ impl Problems {
         self.0.len()
     }
 
+    /// The value, unless there are problems.
+    pub fn none_or<T>(self, value: T) -> Result<T, Vec<Problem>> {
+        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+    }
+
     /// All of them, in the order in which they were found.
     pub fn into_vec(self) -> Vec<Problem> {
         self.0

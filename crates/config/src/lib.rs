@@ -33,7 +33,7 @@ mod load;
 
 pub use env::{Env, ProcessEnv};
 pub use error::{EXIT_USAGE, Failure, Fault, Problem};
-pub use load::{Checks, Outcome, load};
+pub use load::{Checks, Outcome, check, load};
 pub use raw::Document;
 pub use settings::{SETTINGS, Setting, Takes};
 pub use types::*;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::env::Env;
-use crate::error::{Failure, Problems};
+use crate::error::{Failure, Problem, Problems};
 use crate::form;
 use crate::names;
 use crate::raw::Document;
@@ -40,6 +40,22 @@ pub enum Outcome {
     },
     /// `--help` or `--version`: print this on stdout and exit 0.
     Print(String),
+}
+
+/// Checks a document as [`load`] does, without flags and environment; what is odd but no error is returned.
+///
+/// # Errors
+/// Every problem.
+pub fn check(document: Document, checks: &Checks<'_>) -> Result<Vec<String>, Vec<Problem>> {
+    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+    let layers = Layers {
+        document,
+        environment: settings::Layer::default(),
+        flags: settings::Layer::default(),
+        incomplete: false,
+    };
+    resolve(layers, checks, &mut problems, &mut warnings);
+    problems.none_or(warnings)
 }
 
 /// Reads flags (the first argument is the program's name), environment and document, and checks all of it.

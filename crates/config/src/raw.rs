@@ -15,8 +15,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::balance::{self, Policy};
-use crate::error::Problems;
-use crate::form::{Form as _, List, Reader as _, Table, overlay_field, read, read_field};
+use crate::error::{Problem, Problems};
+use crate::form::{self, Form, List, Reader as _, Table, Written, overlay_field, read, read_field};
 use crate::kinds;
 use crate::types::{Balance, CheckProtocol, Protocol, ProxyProtocol, RetryOn, Target};
 
@@ -390,5 +390,17 @@ impl Document {
             headers: self.headers.clone(),
             ..Upstream::default()
         }
+    }
+}
+
+impl Upstream {
+    /// Reads a mapping, in YAML or JSON, of whatever names to what is said about each.
+    ///
+    /// # Errors
+    /// Every problem, at a path that begins with the name.
+    pub fn read_each(text: &str) -> Result<Vec<(String, Self)>, Vec<Problem>> {
+        let mut problems = Problems::default();
+        let each = form::read_each(text, &mut problems);
+        problems.none_or(each)
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::{Fault, Problems};
-use crate::form::Form as _;
 use crate::kinds::print_duration;
 use crate::load::Checks;
 use crate::names;

@@ -14,6 +14,9 @@ use crate::names;
 /// The largest document that is read, in bytes.
 const LARGEST: u64 = 4 * 1024 * 1024;
 
+/// The most values that are read.
+const MOST_NODES: usize = 250_000;
+
 /// Where the document comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -83,9 +86,14 @@ fn read_file(path: &Path) -> Result<String, Fault> {
 }
 
 /// Reads YAML, of which JSON is a part (but for [`escaped`]); an error has line and column.
-fn parse(text: &str, name: &str) -> Result<Value, (String, Fault)> {
+pub(crate) fn parse(text: &str, name: &str) -> Result<Value, (String, Fault)> {
     // `on`, `off`, `yes` and `no` are text, as in YAML 1.2.
-    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        with_snippet: false,
+        // Aliases may not make much of little.
+        budget: serde_saphyr::budget! { max_nodes: MOST_NODES.min(text.len() + 1_000) },
+    };
     let text = if serde_json::from_str::<IgnoredAny>(text).is_ok() { &escaped(text) } else { text };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let path = match error.location() {

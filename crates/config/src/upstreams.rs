@@ -7,7 +7,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::error::{Fault, Problems};
-use crate::form::Form as _;
 use crate::health::{resolve_health_check, resolve_outlier_detection, resolve_slow_start};
 use crate::names;
 use crate::raw;

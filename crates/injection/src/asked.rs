@@ -7,11 +7,12 @@ use serde_json::{Map, Value};
 use crate::facts::Namespace;
 use crate::hash::Fnv;
 use crate::json;
+use crate::malformed::Malformed;
 use crate::names::{self, annotation};
 use crate::nearest;
 use crate::options::Options;
 use crate::reason::Reason;
-use crate::settings::{Malformed, Settings};
+use crate::settings::Settings;
 use crate::warning::Warning;
 use crate::workload::Kind;
 
@@ -108,12 +109,8 @@ impl<'a> Asker<'a> {
                 }
                 Said::Text(_) => {}
                 Said::Other(value) => {
-                    let accepted = "a text: put the value in quotes".to_owned();
-                    warnings.push(Warning::malformed(Malformed {
-                        name: name.to_owned(),
-                        value: value.to_string(),
-                        accepted,
-                    }));
+                    let accepted = "a text: put the value in quotes";
+                    warnings.push(Warning::Malformed(Malformed::new(name, &value.to_string(), accepted)));
                     return Answer::Unclear(Reason::MalformedAnnotation);
                 }
             }
@@ -121,10 +118,13 @@ impl<'a> Asker<'a> {
         match Settings::parse(&texts, options) {
             Ok(mut settings) => {
                 settings.upstreams.all |= self.enabled() && settings.upstreams.is_empty();
+                if settings.config.is_some() {
+                    self.warn_of_replaced(warnings);
+                }
                 Answer::Yes(Box::new(settings))
             }
             Err(malformed) => {
-                warnings.push(Warning::malformed(malformed));
+                warnings.extend(malformed.into_iter().map(Warning::Malformed));
                 Answer::Unclear(Reason::MalformedAnnotation)
             }
         }
@@ -137,16 +137,15 @@ impl<'a> Asker<'a> {
     /// What is said about each setting: by the workload, else by the template, else by the namespace.
     fn said(self) -> BTreeMap<&'static str, Said<'a>> {
         let mut said = BTreeMap::new();
-        for name in annotation::SETTINGS {
-            let key = annotation::key(name);
-            let own = self.own().find_map(|annotations| annotations.get(&key)).map(|value| match value {
+        let inherited = self.namespace.into_iter().flat_map(|namespace| &namespace.annotations);
+        said.extend(inherited.filter_map(|(key, text)| Some((annotation::setting(key)?, Said::Text(text)))));
+        let own: Vec<_> = self.own().collect();
+        for (key, value) in own.into_iter().rev().flatten() {
+            let value = match value {
                 Value::String(text) => Said::Text(text),
                 other => Said::Other(other),
-            });
-            let inherited = self.namespace.and_then(|namespace| namespace.annotations.get(&key));
-            if let Some(value) = own.or(inherited.map(|text| Said::Text(text))) {
-                said.insert(name, value);
-            }
+            };
+            said.extend(annotation::setting(key).map(|name| (name, value)));
         }
         said
     }
@@ -173,11 +172,8 @@ impl<'a> Asker<'a> {
                 Some("false") => inject = Some(false),
                 _ => {
                     let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    warnings.push(Warning::malformed(Malformed {
-                        name: annotation::INJECT.to_owned(),
-                        value,
-                        accepted: "\"true\", \"false\"".to_owned(),
-                    }));
+                    let malformed = Malformed::new(annotation::INJECT, &value, "\"true\", \"false\"");
+                    warnings.push(Warning::Malformed(malformed));
                     return Err(());
                 }
             }
@@ -185,8 +181,15 @@ impl<'a> Asker<'a> {
         Ok(inject)
     }
 
+    /// A whole configuration of the workload's own leaves nothing to say for these.
+    fn warn_of_replaced(self, warnings: &mut Vec<Warning>) {
+        let others = [annotation::UPSTREAMS, annotation::PER_UPSTREAM, annotation::LOG_FORMAT];
+        let replaced = others.into_iter().chain(annotation::DOCUMENT).filter(|name| self.says(name));
+        warnings.extend(replaced.map(|name| Warning::ReplacedByConfig { name: name.to_owned() }));
+    }
+
     fn warn_of_misspelt(self, warnings: &mut Vec<Warning>) {
-        let known = || annotation::SETTINGS.into_iter().chain([annotation::INJECT]);
+        let known = || annotation::settings().chain([annotation::INJECT]);
         let keys = self
             .own()
             .flat_map(Map::keys)
@@ -328,7 +331,7 @@ mod tests {
         ]);
         let Answer::Yes(settings) = case.answer().0 else { panic!() };
         assert_eq!(settings.redirect, Redirect::None);
-        assert_eq!(settings.protocol.map(|protocol| protocol.to_string()).as_deref(), Some("http1"));
+        assert_eq!(settings.configuration.of_named_ports.protocol, Some(whichpod_config::Protocol::Http1));
         assert_eq!(settings.upstreams.entries[0].call.to_string(), "a:1");
         let before = case.asker().hash();
         case.namespace.annotations.insert("whichpod.io/protocol".to_owned(), "auto".to_owned());

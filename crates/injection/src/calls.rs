@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use whichpod_config::Protocol;
+use whichpod_config::{Protocol, raw};
 
 use crate::discover::{Discovered, Discovery, find_port};
 use crate::options::HeadlessServices;
 use crate::place::{Named, Place};
 use crate::service::{Service, ServiceKind, ServicePort, TargetPort};
-use crate::settings::{self, Settings};
+use crate::settings::Settings;
 use crate::upstreams::{Endpoint, Entry, Host, Port};
 use crate::warning::{Obstacle, Warning};
 use crate::workload::Pod;
@@ -400,7 +400,7 @@ impl<'a> Finder<'a> {
     ) -> Listener {
         let named = entry.is_some() || lazy;
         let scheme = entry.and_then(|entry| entry.scheme);
-        let annotated = self.settings.protocol.filter(|_| named);
+        let annotated = self.settings.configuration.of_named_ports.protocol.filter(|_| named);
         let usual = || USUALLY_TCP.contains(&port).then_some("tcp");
         let word = match (scheme, annotated) {
             (Some(scheme), _) => Some(scheme),
@@ -408,9 +408,9 @@ impl<'a> Finder<'a> {
             (None, None) => app_protocol.and_then(protocol_word).or_else(usual),
         };
         // The port that the sidecar listens on may be another one, so it is told what the usual one means.
-        let (protocol, unspoken) = match word.map(|word| (word, settings::protocol(word))) {
-            Some((_, Ok(protocol))) => (Some(protocol), None),
-            Some((word, Err(_))) => (None, Some(Obstacle::Unspoken { port, protocol: word.to_owned() })),
+        let (protocol, unspoken) = match word.map(|word| (word, spoken(word))) {
+            Some((_, Some(protocol))) => (Some(protocol), None),
+            Some((word, None)) => (None, Some(Obstacle::Unspoken { port, protocol: word.to_owned() })),
             None => (annotated, None),
         };
         Listener { port, named, discovered, protocol, unspoken }
@@ -441,6 +441,13 @@ impl Destination<'_> {
 
 fn service_key(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
+}
+
+/// What the sidecar speaks is known to its configuration alone.
+fn spoken(word: &str) -> Option<Protocol> {
+    let mut form = raw::Upstream::default();
+    form.set_text("protocol", word).ok()?;
+    form.protocol
 }
 
 /// What an `appProtocol` means to the sidecar; `None` if it has to look for itself.

@@ -1,10 +1,11 @@
-//! The sidecar's container. It passes the `restricted` Pod Security Standard, has no volume (an emptyDir would keep the
+//! The sidecar's container. It passes the `restricted` Pod Security Standard, has no volume of its own (an emptyDir would keep the
 //! cluster autoscaler from removing the node) and no preStop hook (it would run too early).
 
 use serde_json::{Map, Value, json};
 
 use crate::names;
 use crate::options::{Options, Resources};
+use crate::settings::{Settings, VolumeMount};
 use crate::sidecar_config::OwnPorts;
 use crate::workload::Pod;
 
@@ -14,7 +15,7 @@ pub(crate) fn container(
     environment: Vec<Value>,
     native: bool,
     ports: OwnPorts,
-    resources: &Resources,
+    settings: &Settings,
     pod: Pod<'_>,
     options: &Options,
 ) -> Value {
@@ -44,8 +45,13 @@ pub(crate) fn container(
             }),
         );
     }
-    if let Some(resources) = resource_requirements(resources, pod) {
+    if let Some(resources) = resource_requirements(&settings.resources, pod) {
         put("resources", resources);
+    }
+    if !settings.volume_mounts.is_empty() {
+        let mount =
+            |mount: &VolumeMount| json!({"name": mount.volume, "mountPath": mount.path, "readOnly": true});
+        put("volumeMounts", settings.volume_mounts.iter().map(mount).collect());
     }
     put("securityContext", security_context(options.run_as_user));
     put("terminationMessagePath", json!("/dev/termination-log"));

@@ -195,10 +195,16 @@ impl<'a> Case<'a> {
             }
         };
         let Case { facts, options, .. } = *self;
-        let scene = Scene { pod, namespace: self.request.namespace, settings, native, facts, options };
+        let says_singles = self.asker(self.request.object, &self.user).says(annotation::PER_UPSTREAM);
+        let namespace = self.request.namespace;
+        let scene = Scene { pod, namespace, settings, native, says_singles, facts, options };
         match scene.plan(&mut decision.warnings) {
             Ok(plan) => self.write(plan, inputs, decision),
             Err(NoPlan::Skip(reason)) => self.remove(reason, decision),
+            Err(NoPlan::Malformed(malformed)) => {
+                decision.warnings.extend(malformed.into_iter().map(Warning::Malformed));
+                Reason::MalformedAnnotation
+            }
             Err(NoPlan::Deny(service)) => self.deny(Warning::NotHeadless { service }, &inputs, decision),
         }
     }

@@ -7,7 +7,9 @@
 mod decision;
 
 mod asked;
+mod configuration;
 mod exclusion;
+mod malformed;
 mod plan;
 mod settings;
 mod upstreams;

@@ -53,10 +53,6 @@ pub mod annotation {
     pub const UPSTREAMS: &str = "upstreams";
     /// `hosts`, `env` or `none`.
     pub const REDIRECT: &str = "redirect";
-    /// How a pod is chosen.
-    pub const BALANCE: &str = "balance";
-    /// What the app speaks.
-    pub const PROTOCOL: &str = "protocol";
     /// A preset or an Envoy format string.
     pub const LOG_FORMAT: &str = "log-format";
     /// A ConfigMap that holds the sidecar's whole configuration: `NAME` or `NAME/KEY`.
@@ -68,9 +64,57 @@ pub mod annotation {
     /// Ports the app listens on without declaring them: `8080, 8443`.
     pub const APP_PORTS: &str = "app-ports";
 
+    /// Volumes of the pod that the sidecar gets to read: `backend-ca=/etc/backend-ca`.
+    pub const VOLUME_MOUNTS: &str = "volume-mounts";
+    /// What holds for single upstreams, by the name the app calls: `{users: {timeouts: {request: 5s}}}`.
+    pub const PER_UPSTREAM: &str = "per-upstream";
+
+    /// Those that stand for a key of the sidecar's document, and are named after it.
+    pub const DOCUMENT: [&str; 20] = [
+        "protocol",
+        "balance",
+        "timeouts",
+        "retry",
+        "circuit-breakers",
+        "limits",
+        "outlier-detection",
+        "health-check",
+        "healthy-panic-threshold",
+        "slow-start",
+        "headers",
+        "tls",
+        "proxy-protocol",
+        "lazy",
+        "dns",
+        "access-log",
+        "workers",
+        "memory",
+        "shutdown",
+        "log-level",
+    ];
+
+    const OTHERS: [&str; 9] = [
+        UPSTREAMS,
+        REDIRECT,
+        PER_UPSTREAM,
+        LOG_FORMAT,
+        CONFIG,
+        RESOURCES,
+        NATIVE_SIDECAR,
+        APP_PORTS,
+        VOLUME_MOUNTS,
+    ];
+
     /// Those that may also come from the namespace or from the operator's defaults.
-    pub const SETTINGS: [&str; 9] =
-        [UPSTREAMS, REDIRECT, BALANCE, PROTOCOL, LOG_FORMAT, CONFIG, RESOURCES, NATIVE_SIDECAR, APP_PORTS];
+    pub fn settings() -> impl Iterator<Item = &'static str> {
+        OTHERS.into_iter().chain(DOCUMENT)
+    }
+
+    /// The name of the setting that an annotation is, by its whole key.
+    pub fn setting(key: &str) -> Option<&'static str> {
+        let name = key.strip_prefix(super::PREFIX)?;
+        settings().find(|known| *known == name)
+    }
 
     /// The whole key: `whichpod.io/` and the name.
     pub fn key(name: &str) -> String {

@@ -40,6 +40,9 @@ pub struct Options {
     /// Says what is wrong with a log format; without it any text is taken.
     #[serde(skip)]
     pub check_log_format: Option<CheckLogFormat>,
+    /// Whether there is such a response flag (`UH`); without it any text is taken.
+    #[serde(skip)]
+    pub is_response_flag: Option<fn(&str) -> bool>,
 }
 
 /// Whether a log format can be compiled; the error says why not.
@@ -61,6 +64,7 @@ impl Default for Options {
             protected_namespaces: Vec::new(),
             defaults: BTreeMap::new(),
             check_log_format: None,
+            is_response_flag: None,
         }
     }
 }
@@ -156,17 +160,13 @@ impl Options {
             ));
         }
         for name in self.defaults.keys() {
-            if !annotation::SETTINGS.contains(&name.as_str()) {
-                errors.push(format!(
-                    "defaults.{name} is no setting; accepted: {}",
-                    annotation::SETTINGS.join(", ")
-                ));
+            if !annotation::settings().any(|known| known == name) {
+                let all: Vec<&str> = annotation::settings().collect();
+                errors.push(format!("defaults.{name} is no setting; accepted: {}", all.join(", ")));
             }
         }
-        if let Err(wrong) = Settings::parse(&self.defaults, self) {
-            errors
-                .push(format!("defaults.{} is {:?}; accepted: {}", wrong.name, wrong.value, wrong.accepted));
-        }
+        let wrong = Settings::parse(&self.defaults, self).err().into_iter().flatten();
+        errors.extend(wrong.map(|wrong| format!("defaults.{wrong}")));
         errors
     }
 }

@@ -6,14 +6,16 @@ use serde_json::{Value, json};
 use whichpod_config::names::variable;
 
 use crate::app_ports::AppPorts;
-use crate::calls::{Finder, LeftOut};
+use crate::calls::{Destination, Finder, LeftOut};
 use crate::changes::Change;
+use crate::configuration::Configuration;
 use crate::container;
 use crate::discover::Discovery;
 use crate::env_values;
 use crate::facts::Facts;
 use crate::json::{self, text};
-use crate::names;
+use crate::malformed::Malformed;
+use crate::names::{self, annotation};
 use crate::options::{HeadlessServices, Options};
 use crate::place::{Place, Viewpoint};
 use crate::reason::Reason;
@@ -36,6 +38,8 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoPlan {
     Skip(Reason),
+    /// Annotations that cannot be followed.
+    Malformed(Vec<Malformed>),
     /// This Service has no headless twin, and the operator denies that.
     Deny(String),
 }
@@ -48,6 +52,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) settings: &'a Settings,
     pub(crate) native: bool,
+    /// Whether the workload itself says something about single upstreams.
+    pub(crate) says_singles: bool,
     pub(crate) facts: &'a Facts,
     pub(crate) options: &'a Options,
 }
@@ -56,10 +62,8 @@ impl Scene<'_> {
     /// Plans; what cannot be done, and what is odd, becomes a warning.
     pub(crate) fn plan(self, warnings: &mut Vec<Warning>) -> Result<Plan, NoPlan> {
         let app_ports = AppPorts::of(self.pod, self.namespace, self.facts, &self.settings.app_ports);
+        self.check_volumes()?;
         if let Some(config_map) = &self.settings.config {
-            if !self.settings.upstreams.entries.is_empty() {
-                warnings.push(Warning::ReplacedByConfig { name: names::annotation::UPSTREAMS.to_owned() });
-            }
             let ports = own_ports(&app_ports, &BTreeSet::new());
             let environment = self.external_configuration(config_map, ports);
             return Ok(Plan { changes: self.changes(environment, ports, None), ..Plan::default() });
@@ -69,7 +73,8 @@ impl Scene<'_> {
         let ports = own_ports(&app_ports, &listening);
         let Scene { pod, namespace, settings, native, options, .. } = self;
         let document =
-            sidecar_config::inline(&redirected.upstreams, settings, pod, namespace, native, ports, options);
+            sidecar_config::document(&redirected.upstreams, settings, pod, namespace, native, ports, options);
+        let document = sidecar_config::inline(document, settings, options).map_err(NoPlan::Malformed)?;
         let environment = vec![json!({"name": names::CONFIG_VARIABLE, "value": document})];
         let twins = redirected.upstreams.iter().filter_map(|bound| bound.discovered.twin.clone()).collect();
         let lowest = listening.first().copied().filter(|port| *port < 1024 && !app_ports.has_lowest());
@@ -103,7 +108,10 @@ impl Scene<'_> {
             destinations.extend(finder.all(self.pod, &destinations, &mut left));
         }
         let redirected =
-            redirect::redirect(self.pod, *redirect, &destinations, app_ports, warnings, &mut left);
+            redirect::redirect(self.pod, self.settings, &destinations, app_ports, warnings, &mut left);
+        let notes = self.settings.configuration.notes.iter();
+        warnings.extend(notes.map(|text| Warning::Configuration { text: text.clone() }));
+        warnings.extend(self.of_nobody(&destinations));
         warnings.extend(left.warning(redirected.of_all));
         if !redirected.of_all_zonal.is_empty() {
             warnings.push(Warning::TrafficDistribution { service: redirected.of_all_zonal.join(", ") });
@@ -116,6 +124,36 @@ impl Scene<'_> {
             return Err(NoPlan::Skip(Reason::NothingToRedirect));
         }
         Ok(redirected)
+    }
+
+    /// The sidecar can be given no volume that the pod does not have.
+    fn check_volumes(self) -> Result<(), NoPlan> {
+        let volumes: Vec<&str> = json::items(self.pod.0, "/spec/volumes")
+            .iter()
+            .filter_map(|volume| text(volume, "/name"))
+            .collect();
+        let mounts = self.settings.volume_mounts.iter();
+        let missing = mounts.filter(|mount| !volumes.contains(&mount.volume.as_str())).map(|mount| {
+            let all = if volumes.is_empty() { "none".to_owned() } else { volumes.join(", ") };
+            let accepted = format!("volumes of the pod, which has: {all}");
+            Malformed::new(annotation::VOLUME_MOUNTS, &mount.volume, accepted)
+        });
+        let missing: Vec<Malformed> = missing.collect();
+        if missing.is_empty() { Ok(()) } else { Err(NoPlan::Malformed(missing)) }
+    }
+
+    /// Settings of single upstreams that the workload does not have; a namespace or the operator may well name those of others.
+    fn of_nobody(self, destinations: &[Destination<'_>]) -> Vec<Warning> {
+        let Configuration { singles, .. } = &self.settings.configuration;
+        if !self.says_singles {
+            return Vec::new();
+        }
+        let upstreams: Vec<String> =
+            destinations.iter().map(|destination| destination.title.clone()).collect();
+        let unknown = singles.iter().filter(|single| !destinations.iter().any(|d| single.is(d, None)));
+        unknown
+            .map(|s| Warning::NoSuchUpstream { key: s.key.clone(), upstreams: upstreams.clone() })
+            .collect()
     }
 
     /// Warns of Services that show their virtual IP, or refuses them.
@@ -151,7 +189,7 @@ impl Scene<'_> {
     /// What is added besides the redirect.
     fn changes(self, environment: Vec<Value>, ports: OwnPorts, lowest: Option<u16>) -> Vec<Change> {
         let Scene { pod, settings, native, options, .. } = self;
-        let container = container::container(environment, native, ports, &settings.resources, pod, options);
+        let container = container::container(environment, native, ports, settings, pod, options);
         let mut changes = vec![if native {
             Change::prepend("/spec/initContainers", container)
         } else {

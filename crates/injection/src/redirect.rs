@@ -4,16 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use whichpod_config::Protocol;
+use whichpod_config::{Protocol, raw};
 
 use crate::app_ports::AppPorts;
 use crate::calls::{Destination, LeftOut, Listener};
 use crate::changes::Change;
+use crate::configuration::Configuration;
 use crate::discover::Discovered;
 use crate::env_values::{self, Site, Sites};
 use crate::json;
 use crate::loopback;
-use crate::settings::Redirect;
+use crate::settings::{Redirect, Settings};
 use crate::warning::{Obstacle, Warning};
 use crate::workload::Pod;
 
@@ -44,6 +45,10 @@ pub(crate) struct Bound {
     pub(crate) lazy: bool,
     /// One of `*`.
     pub(crate) of_all: bool,
+    /// Whether somebody named the port, or it is one of `*`.
+    pub(crate) named: bool,
+    /// What is said of this one alone.
+    pub(crate) own: Option<Box<raw::Upstream>>,
 }
 
 /// Where moved ports begin: below the ports that Linux gives to outgoing connections.
@@ -52,7 +57,7 @@ const MOVED_FROM: u16 = 20000;
 /// Redirects what can be redirected; the rest is told in warnings, for `*` in the summary.
 pub(crate) fn redirect(
     pod: Pod<'_>,
-    mode: Redirect,
+    settings: &Settings,
     destinations: &[Destination<'_>],
     app_ports: &AppPorts,
     warnings: &mut Vec<Warning>,
@@ -65,13 +70,14 @@ pub(crate) fn redirect(
     let mut redirection = Redirection {
         pod,
         app_ports,
+        configuration: &settings.configuration,
         result: Redirected::default(),
         names: BTreeSet::new(),
         sites: Sites::new(),
     };
     for (index, destination) in destinations.iter().enumerate() {
         let address = addresses.get(destination.key.as_str()).copied();
-        let done = match (destination.listen_on, mode, address) {
+        let done = match (destination.listen_on, settings.redirect, address) {
             (Some(address), _, _) => redirection.listen_only(destination, address),
             (None, Redirect::None, _) => {
                 redirection.listen_only(destination, IpAddr::V4(Ipv4Addr::LOCALHOST))
@@ -117,6 +123,7 @@ enum Done {
 struct Redirection<'a> {
     pod: Pod<'a>,
     app_ports: &'a AppPorts,
+    configuration: &'a Configuration,
     result: Redirected,
     /// Of all listeners.
     names: BTreeSet<String>,
@@ -262,6 +269,8 @@ impl Redirection<'_> {
                 protocol: listener.protocol,
                 lazy: destination.lazy || !listener.named,
                 of_all: destination.lazy,
+                named: listener.named,
+                own: self.configuration.of_one(destination, listener.port),
             });
         }
     }

@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::json;
-use whichpod_config::{Balance, Document, Protocol};
-
+use crate::configuration::Configuration;
 use crate::json;
+use crate::malformed::Malformed;
 use crate::names::{self, annotation};
 use crate::options::{Options, Resources};
 use crate::upstreams::Wanted;
@@ -16,13 +15,13 @@ use crate::upstreams::Wanted;
 pub(crate) struct Settings {
     pub(crate) upstreams: Wanted,
     pub(crate) redirect: Redirect,
-    pub(crate) balance: Option<Balance>,
-    pub(crate) protocol: Option<Protocol>,
-    pub(crate) log_format: Option<String>,
+    /// What goes into the sidecar's configuration.
+    pub(crate) configuration: Configuration,
     pub(crate) config: Option<ConfigMapKey>,
     pub(crate) resources: Resources,
     pub(crate) native_sidecar: NativeSidecar,
     pub(crate) app_ports: BTreeSet<u16>,
+    pub(crate) volume_mounts: Vec<VolumeMount>,
 }
 
 /// How the app's connections get to the sidecar.
@@ -54,47 +53,47 @@ pub(crate) struct ConfigMapKey {
     pub(crate) key: String,
 }
 
-/// An annotation that cannot be understood.
+/// A volume of the pod, and where the sidecar finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Malformed {
-    /// Without `whichpod.io/`.
-    pub(crate) name: String,
-    pub(crate) value: String,
-    /// What is accepted, or what is wrong.
-    pub(crate) accepted: String,
+pub(crate) struct VolumeMount {
+    pub(crate) volume: String,
+    pub(crate) path: String,
 }
 
 impl Settings {
-    /// Reads all settings, given by their names without `whichpod.io/`; stops at the first that is malformed.
-    pub(crate) fn parse(texts: &BTreeMap<String, String>, options: &Options) -> Result<Settings, Malformed> {
-        let texts = Texts(texts);
-        Ok(Settings {
-            upstreams: texts.read(annotation::UPSTREAMS, Wanted::parse)?.unwrap_or_default(),
-            redirect: texts.read(annotation::REDIRECT, redirect)?.unwrap_or_default(),
-            balance: texts.read(annotation::BALANCE, |text| balance(text.trim()))?,
-            protocol: texts.read(annotation::PROTOCOL, |text| protocol(text.trim()))?,
-            log_format: texts.read(annotation::LOG_FORMAT, |text| log_format(text, options))?,
-            config: texts.read(annotation::CONFIG, config_map_key)?,
+    /// Reads all settings, given by their names without `whichpod.io/`; the error is everything that is malformed.
+    pub(crate) fn parse(
+        texts: &BTreeMap<String, String>,
+        options: &Options,
+    ) -> Result<Settings, Vec<Malformed>> {
+        let mut errors = Vec::new();
+        let configuration = Configuration::parse(texts, options, &mut errors);
+        let mut texts = Texts { texts, errors };
+        let settings = Settings {
+            upstreams: texts.read(annotation::UPSTREAMS, Wanted::parse).unwrap_or_default(),
+            redirect: texts.read(annotation::REDIRECT, redirect).unwrap_or_default(),
+            configuration,
+            config: texts.read(annotation::CONFIG, config_map_key),
             resources: texts
-                .read(annotation::RESOURCES, |text| resources(text, &options.resources))?
+                .read(annotation::RESOURCES, |text| resources(text, &options.resources))
                 .unwrap_or_else(|| options.resources.clone()),
-            native_sidecar: texts.read(annotation::NATIVE_SIDECAR, native_sidecar)?.unwrap_or_default(),
-            app_ports: texts.read(annotation::APP_PORTS, app_ports)?.unwrap_or_default(),
-        })
+            native_sidecar: texts.read(annotation::NATIVE_SIDECAR, native_sidecar).unwrap_or_default(),
+            app_ports: texts.read(annotation::APP_PORTS, app_ports).unwrap_or_default(),
+            volume_mounts: texts.read(annotation::VOLUME_MOUNTS, volume_mounts).unwrap_or_default(),
+        };
+        if texts.errors.is_empty() { Ok(settings) } else { Err(texts.errors) }
     }
 }
 
-struct Texts<'a>(&'a BTreeMap<String, String>);
+struct Texts<'a> {
+    texts: &'a BTreeMap<String, String>,
+    errors: Vec<Malformed>,
+}
 
 impl Texts<'_> {
-    fn read<T>(
-        &self,
-        name: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, Malformed> {
-        let Some(text) = self.0.get(name) else { return Ok(None) };
-        let malformed = |accepted| Malformed { name: name.to_owned(), value: text.clone(), accepted };
-        parse(text).map(Some).map_err(malformed)
+    fn read<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.texts.get(name)?;
+        parse(text).map_err(|accepted| self.errors.push(Malformed::new(name, text, accepted))).ok()
     }
 }
 
@@ -114,31 +113,6 @@ fn native_sidecar(text: &str) -> Result<NativeSidecar, String> {
         "false" => Ok(NativeSidecar::Never),
         _ => Err("auto, true, false".to_owned()),
     }
-}
-
-/// What the sidecar speaks is known to its configuration alone.
-pub(crate) fn protocol(text: &str) -> Result<Protocol, String> {
-    document("protocol", text).and_then(|document| document.protocol.ok_or_else(String::new))
-}
-
-fn balance(text: &str) -> Result<Balance, String> {
-    document("balance", text).and_then(|document| document.balance.ok_or_else(String::new))
-}
-
-/// A document with this one member; the error is the part after the member's name and value.
-fn document(member: &str, text: &str) -> Result<Document, String> {
-    serde_json::from_value(json!({ member: text })).map_err(|error| {
-        let error = error.to_string();
-        error.rsplit_once("accepted: ").map_or(error.clone(), |(_, words)| words.to_owned())
-    })
-}
-
-fn log_format(text: &str, options: &Options) -> Result<String, String> {
-    if text.trim().is_empty() {
-        return Err("text, json, nginx, otel, ecs, or an Envoy format string".to_owned());
-    }
-    options.check_log_format.map_or(Ok(()), |check| check(text))?;
-    Ok(text.to_owned())
 }
 
 fn config_map_key(text: &str) -> Result<ConfigMapKey, String> {
@@ -178,12 +152,27 @@ fn app_ports(text: &str) -> Result<BTreeSet<u16>, String> {
         .collect()
 }
 
+fn volume_mounts(text: &str) -> Result<Vec<VolumeMount>, String> {
+    let mut mounts: Vec<VolumeMount> = Vec::new();
+    for part in text.split([',', ' ', '\n']).filter(|part| !part.is_empty()) {
+        let (volume, path) = part.split_once('=').unwrap_or_default();
+        // What the Kubernetes API takes.
+        let is_path = path.len() > 1 && path.starts_with('/') && !path.contains(':');
+        if !crate::upstreams::is_dns_name(volume) || !is_path || mounts.iter().any(|mount| mount.path == path)
+        {
+            return Err("VOLUME=/PATH of volumes that the pod has, each at a path of its own".to_owned());
+        }
+        mounts.push(VolumeMount { volume: volume.to_owned(), path: path.to_owned() });
+    }
+    Ok(mounts)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(name: &str, value: &str) -> Result<Settings, Malformed> {
+    fn parse(name: &str, value: &str) -> Result<Settings, Vec<Malformed>> {
         Settings::parse(&BTreeMap::from([(name.to_owned(), value.to_owned())]), &Options::default())
     }
 
@@ -191,12 +180,13 @@ mod tests {
     fn every_annotation_is_read() {
         assert_eq!(parse("redirect", " env ").unwrap().redirect, Redirect::Env);
         assert_eq!(parse("native-sidecar", "true").unwrap().native_sidecar, NativeSidecar::Always);
-        assert_eq!(parse("balance", "least_request").unwrap().balance, Some(Balance::LeastRequest));
-        assert_eq!(parse("protocol", "http1").unwrap().protocol, Some(Protocol::Http1));
         assert_eq!(parse("app-ports", "8080, 8443 9\n").unwrap().app_ports, BTreeSet::from([9, 8080, 8443]));
         let config = |name: &str, key: &str| Some(ConfigMapKey { name: name.into(), key: key.into() });
         assert_eq!(parse("config", "proxy").unwrap().config, config("proxy", "config.yaml"));
         assert_eq!(parse("config", "proxy/a.json").unwrap().config, config("proxy", "a.json"));
+        let mounts = parse("volume-mounts", "ca=/etc/ca, own=/a").unwrap().volume_mounts;
+        let mount = |volume: &str, path: &str| VolumeMount { volume: volume.into(), path: path.into() };
+        assert_eq!(mounts, [mount("ca", "/etc/ca"), mount("own", "/a")]);
         let resources = parse("resources", "limits.memory=128Mi,limits.cpu=1").unwrap().resources;
         assert_eq!((resources.memory_limit.as_str(), resources.cpu_limit.as_deref()), ("128Mi", Some("1")));
         assert_eq!(resources.cpu_request, Resources::default().cpu_request);
@@ -208,8 +198,6 @@ mod tests {
             ("redirect", "host", "hosts, env, none"),
             ("redirect", "transparent", "hosts, env, none"),
             ("native-sidecar", "yes", "auto, true, false"),
-            ("balance", "round-robin", "round_robin"),
-            ("protocol", "spdy", "auto"),
             ("app-ports", "8080,x", "port numbers"),
             ("app-ports", "0", "port numbers"),
             ("config", "Proxy", "the name of a ConfigMap"),
@@ -218,31 +206,36 @@ mod tests {
             ("resources", "requests.cpu=lots", "no positive quantity"),
             ("resources", "limits.cpu=10m", "above limits.cpu"),
             ("log-format", "", "Envoy format string"),
+            ("volume-mounts", "ca", "VOLUME=/PATH"),
+            ("volume-mounts", "ca=etc", "VOLUME=/PATH"),
+            ("volume-mounts", "a=/etc/ca,b=/etc/ca", "VOLUME=/PATH"),
         ] {
             let malformed = parse(name, value).unwrap_err();
-            assert_eq!((malformed.name.as_str(), malformed.value.as_str()), (name, value));
-            assert!(malformed.accepted.contains(accepted), "{name}: {}", malformed.accepted);
+            let text = malformed[0].to_string();
+            assert!(text.starts_with(&format!("{name} is {value:?}; accepted: ")), "{text}");
+            assert!(text.contains(accepted), "{text}");
+            assert_eq!(malformed.len(), 1);
         }
     }
 
     #[test]
-    fn a_log_format_that_nobody_knows_is_refused_at_admission() {
-        fn check(text: &str) -> Result<(), String> {
-            if text.contains("%NOPE%") { Err("%NOPE% is no operator".to_owned()) } else { Ok(()) }
+    fn everything_that_is_wrong_is_told_at_once() {
+        let texts = [("redirect", "host"), ("retry", "attempts=many, tries=2"), ("workers", "0")];
+        let texts = texts.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let malformed = Settings::parse(&BTreeMap::from(texts), &Options::default()).unwrap_err();
+        let told: Vec<String> = malformed.iter().map(ToString::to_string).collect();
+        for start in
+            ["retry: attempts is ", "retry: tries: unknown key", "workers is \"0\": ", "redirect is \"host\""]
+        {
+            assert!(told.iter().any(|text| text.starts_with(start)), "{start} in {told:?}");
         }
-        let options = Options { check_log_format: Some(check), ..Options::default() };
-        let texts = |format: &str| BTreeMap::from([("log-format".to_owned(), format.to_owned())]);
-        assert_eq!(Settings::parse(&texts("json"), &options).unwrap().log_format.as_deref(), Some("json"));
-        assert_eq!(
-            Settings::parse(&texts("%NOPE%"), &options).unwrap_err().accepted,
-            "%NOPE% is no operator"
-        );
+        assert_eq!(told.len(), 4, "{told:?}");
     }
 
     proptest! {
         #[test]
         fn no_value_makes_a_parser_panic(
-            name in prop::sample::select(annotation::SETTINGS.as_slice()), value in "\\PC{0,60}",
+            name in prop::sample::select(annotation::settings().collect::<Vec<_>>()), value in "(\\PC{0,60}|[a-z.]{1,6}=[\\\\[{\\\\-a-z0-9,=:\\\\]} ]{0,20})",
         ) {
             let _ = parse(name, &value);
         }

@@ -3,11 +3,14 @@
 
 use std::fmt;
 
+use crate::malformed::Malformed;
 use crate::names::PREFIX;
-use crate::settings::Malformed;
 
 /// The most characters of one warning.
 pub const LONGEST: usize = 256;
+
+/// What every warning begins with.
+const BEGINNING: &str = "whichpod: ";
 
 /// The most warnings of one answer; what is beyond is counted in the last.
 const MOST: usize = 15;
@@ -15,7 +18,9 @@ const MOST: usize = 15;
 /// A warning with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Warning {
-    Malformed { name: String, value: String, accepted: String },
+    Malformed(Malformed),
+    Configuration { text: String },
+    NoSuchUpstream { key: String, upstreams: Vec<String> },
     Misspelt { name: String, nearest: Option<String> },
     UnknownLabel { namespace: String, value: String },
     NamespaceDisabled { namespace: String },
@@ -73,24 +78,20 @@ pub(crate) enum Obstacle {
     OwnAlias { host: String },
 }
 
-impl Warning {
-    pub(crate) fn malformed(malformed: Malformed) -> Warning {
-        let Malformed { name, value, accepted } = malformed;
-        Warning::Malformed { name, value, accepted }
-    }
-}
-
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |text: &str| short(text, 63);
-        write!(f, "whichpod: ")?;
+        f.write_str(BEGINNING)?;
         match self {
-            Warning::Malformed { name, value, accepted } => write!(
+            Warning::Malformed(malformed) => {
+                f.write_str(&malformed.told(PREFIX, ". Nothing was changed", LONGEST - BEGINNING.len()))
+            }
+            Warning::Configuration { text } => f.write_str(&short(text, LONGEST - BEGINNING.len())),
+            Warning::NoSuchUpstream { key, upstreams } => write!(
                 f,
-                "{PREFIX}{} is {:?}; accepted: {}. Nothing was changed",
-                short(name, 20),
-                short(value, 30),
-                short(accepted, 125)
+                "{PREFIX}per-upstream: {} is none of the upstreams and has no effect; correct it, they are: {}",
+                short(key, 63),
+                list(upstreams, 80)
             ),
             Warning::Misspelt { name, nearest: Some(nearest) } => {
                 write!(
@@ -183,7 +184,7 @@ impl fmt::Display for Warning {
             Warning::ReplacedByConfig { name } => write!(
                 f,
                 "{PREFIX}{} has no effect because {PREFIX}config names the whole configuration; remove one of the two",
-                short(name, 20)
+                short(name, 24)
             ),
             Warning::ServiceMissing { service } => write!(
                 f,

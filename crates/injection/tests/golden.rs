@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use whichpod_injection::{Ask, Facts, Options, Outcome, Request, inject, is_injected, uninject};
 
 /// File, and the namespace that the request is for.
-const CASES: [(&str, &str); 22] = [
+const CASES: [(&str, &str); 24] = [
     ("nginx", "default"),
     ("several-containers", "default"),
     ("null-and-empty", "default"),
@@ -35,6 +35,8 @@ const CASES: [(&str, &str); 22] = [
     ("config-map", "default"),
     ("opt-out", "orders"),
     ("mistakes", "default"),
+    ("configuration", "default"),
+    ("configuration-mistakes", "default"),
     ("no-upstreams", "default"),
     ("pull-secrets", "default"),
 ];

@@ -27,6 +27,37 @@ const UPSTREAMS: [&str; 12] = [
     "*",
 ];
 
+/// What annotations say of the sidecar's configuration, in each of the ways to write it; the last ones are refused.
+const CONFIGURATION: [(&str, &str); 24] = [
+    ("balance", "least_request"),
+    ("protocol", "http1"),
+    ("timeouts", "connect=2s, request=30s"),
+    ("retry", "on=5xx, reset, attempts=3, per_try_timeout=1s, budget.percent=10, back_off.max=1s"),
+    ("circuit-breakers", "{max_connections: 10, max_pending_requests: 0}"),
+    ("limits", r#"{"head_bytes": 8192, "headers": 20, "streams": 10, "connections": 100}"#),
+    ("outlier-detection", "{}"),
+    ("health-check", "protocol: http\npath: /$(HOST)/$$\n"),
+    ("healthy-panic-threshold", "0"),
+    ("slow-start", "window=10s"),
+    ("headers", "expose_upstream=true"),
+    ("tls", "ca_file=/etc/ca/ca.crt"),
+    ("proxy-protocol", "v2"),
+    ("lazy", "true"),
+    ("dns", "refresh_floor=2s, servers=10.0.0.1"),
+    ("access-log", "format={\"a\": \"%START_TIME%$(A)\"}, filter.flags=UH, UF"),
+    ("workers", "2"),
+    ("memory", "shed_at_percent=80"),
+    ("shutdown", "grace_period=20s"),
+    ("log-level", "info,hyper=debug"),
+    (
+        "per-upstream",
+        "{users: {timeouts: {request: 1s}, lazy: true}, 'backend-service:10000': {balance: random}}",
+    ),
+    ("per-upstream", "{users: {protocol: tcp, routes: [{prefix: /}]}}"),
+    ("retry", "attempts=many"),
+    ("volume-mounts", "ca=/etc/ca"),
+];
+
 fn unknown() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -128,6 +159,7 @@ fn workload() -> BoxedStrategy<Value> {
         prop::collection::vec(prop::sample::select(UPSTREAMS.as_slice()), 1..4),
         prop::sample::select(vec!["hosts", "env", "none"]),
         prop::sample::select(vec!["auto", "true", "false"]),
+        prop::sample::subsequence(CONFIGURATION.as_slice(), 0..=4),
     );
     let kinds = prop::sample::select(vec![
         ("apps/v1", "Deployment"),
@@ -137,7 +169,7 @@ fn workload() -> BoxedStrategy<Value> {
         ("v1", "Pod"),
     ]);
     (kinds, annotations, template(), unknown())
-        .prop_map(|((version, kind), (upstreams, redirect, native), template, unknown)| {
+        .prop_map(|((version, kind), (upstreams, redirect, native, configuration), template, unknown)| {
             let mut object = match kind {
                 "Pod" => template,
                 "CronJob" => {
@@ -153,7 +185,10 @@ fn workload() -> BoxedStrategy<Value> {
                 ("upstreams", upstreams.join(",").as_str()),
                 ("redirect", redirect),
                 ("native-sidecar", native),
-            ] {
+            ]
+            .into_iter()
+            .chain(configuration)
+            {
                 annotations.insert(format!("whichpod.io/{name}"), json!(value));
             }
             if !object["metadata"].is_object() {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use whichpod_cluster::{ControlPlane, wait_for};
-use whichpod_tests_admission::{Installation, User, asking, audit_annotations, backend, deployment, sidecar};
+use whichpod_tests_admission::{
+    Installation, User, asking, audit_annotations, backend, configuration, deployment, sidecar,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const NAME: &str = "deployment/nginx-test";
@@ -125,4 +127,53 @@ fn workloads_that_are_older_than_the_webhook_are_told_to_be_restarted() {
     // Its own search may come after somebody else's.
     wait_for("the metric", PATIENCE, || Ok((replica.metric("uninjected_workloads")? >= 1.0).then_some(())))
         .unwrap();
+}
+
+#[test]
+fn what_annotations_say_of_the_sidecar_is_what_the_sidecar_is_told_and_a_mistake_is_answered() {
+    let installation = Installation::new("settings").unwrap();
+    let _replica = installation.start(&["--default=timeouts=connect=3s", "--default=workers=2"]).unwrap();
+    let user = User::new(&installation, "settings").unwrap();
+    user.serve(&backend()).unwrap();
+    let mut object = deployment(&json!({
+        "whichpod.io/upstreams": "backend-service:10000",
+        "whichpod.io/timeouts": "request=30s",
+        "whichpod.io/retry": "on=5xx, reset, attempts=3, budget.percent=10",
+        "whichpod.io/health-check": "protocol: http\npath: /healthz\n",
+        "whichpod.io/tls": "ca_file=/etc/backend-ca/ca.crt",
+        "whichpod.io/volume-mounts": "backend-ca=/etc/backend-ca",
+        "whichpod.io/per-upstream": "{backend-service: {circuit_breakers: {max_requests: 10}}}",
+    }));
+    let volumes = json!([{ "name": "backend-ca", "configMap": { "name": "backend-ca" } }]);
+    object["spec"]["template"]["spec"]["volumes"] = volumes;
+    let told = user.create(&object).unwrap().err;
+    assert!(!told.contains("Warning"), "{told}");
+    let pod = |kind: &str| user.get(kind).unwrap()["spec"]["template"]["spec"].clone();
+    let stored = pod(NAME);
+    let document = configuration(&stored).unwrap();
+    let upstream = &document["upstreams"][0];
+    for (found, expected) in [
+        (&document["timeouts"], json!({ "request": "30s" })),
+        (&document["workers"], json!(2)),
+        (&document["retry"], json!({ "on": ["5xx", "reset"], "attempts": 3, "budget": { "percent": 10 } })),
+        (&upstream["health_check"], json!({ "protocol": "http", "path": "/healthz" })),
+        (&upstream["tls"]["ca_file"], json!("/etc/backend-ca/ca.crt")),
+        (&upstream["circuit_breakers"], json!({ "max_requests": 10 })),
+    ] {
+        assert_eq!(*found, expected, "{document}");
+    }
+    assert_eq!(sidecar(&stored).unwrap()["volumeMounts"][0]["mountPath"], "/etc/backend-ca");
+
+    // A mistake is told with its place and its remedy, and what runs goes on.
+    let wrong = ["annotate", "--overwrite", NAME, "whichpod.io/retry=on=5xx, attempts=many"];
+    let told = user.kubectl(&wrong).unwrap().err;
+    assert!(
+        told.contains(
+            "whichpod.io/retry: attempts is \"many\": not a whole number; write a whole number from 0 to 100"
+        ),
+        "{told}"
+    );
+    assert_eq!(pod(NAME), stored);
+    user.kubectl(&["annotate", "--overwrite", NAME, "whichpod.io/retry=attempts=1"]).unwrap();
+    assert_eq!(configuration(&pod(NAME)).unwrap()["retry"], json!({ "attempts": 1 }));
 }

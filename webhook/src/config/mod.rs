@@ -163,6 +163,7 @@ fn options(flags: &Flags, wrong: &mut Vec<String>) -> Options {
         cluster_dns: flags.cluster_dns.clone(),
         protected_namespaces: flags.protected_namespace.clone(),
         check_log_format: Some(check_log_format),
+        is_response_flag: Some(|flag| whichpod_access_log::Flags::parse(flag).is_some()),
         ..usual
     };
     match flags.run_as_user.as_deref() {

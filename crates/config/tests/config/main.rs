@@ -3,6 +3,7 @@
 mod errors;
 mod loading;
 mod round_trip;
+mod words;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -20,7 +20,10 @@ fn every() -> Vec<Warning> {
     let name = "n".repeat(127);
     let s = || name.clone();
     let mut all = vec![
-        Warning::Malformed { name: s(), value: s(), accepted: s() },
+        Warning::Malformed(Malformed::new(&s(), &s(), s())),
+        Warning::Malformed(Malformed::at(&s(), &s(), "unknown key; remove it")),
+        Warning::Configuration { text: s() + ": remove it" },
+        Warning::NoSuchUpstream { key: s(), upstreams: vec![s(), "b".repeat(60), "c".repeat(60)] },
         Warning::Misspelt { name: s(), nearest: Some("native-sidecar".into()) },
         Warning::Misspelt { name: s(), nearest: None },
         Warning::UnknownLabel { namespace: s(), value: s() },
@@ -104,7 +107,9 @@ fn every_warning_fits_and_names_its_remedy() {
 #[test]
 fn hostile_values_neither_break_the_line_nor_the_limit() {
     for warning in [
-        Warning::Malformed { name: "upstreams".into(), value: long(), accepted: long() },
+        Warning::Malformed(Malformed::new("upstreams", &long(), long())),
+        Warning::Malformed(Malformed::at("healthy-panic-threshold", &long(), &long())),
+        Warning::Configuration { text: long() },
         Warning::UnknownLabel { namespace: "a".into(), value: long() },
         Warning::Misspelt { name: "x\ny".into(), nearest: None },
     ] {
