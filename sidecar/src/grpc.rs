@@ -180,7 +180,9 @@ mod tests {
 
     #[test]
     fn a_status_is_digits_and_nothing_else() {
-        for (text, expected) in [("0", Some(0)), ("14", Some(14)), ("+5", None), ("-1", None), ("", None), ("1 ", None)] {
+        for (text, expected) in
+            [("0", Some(0)), ("14", Some(14)), ("+5", None), ("-1", None), ("", None), ("1 ", None)]
+        {
             assert_eq!(status(&headers("grpc-status", text)), expected, "{text:?}");
         }
     }

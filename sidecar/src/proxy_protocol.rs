@@ -25,9 +25,7 @@ pub fn header(version: ProxyProtocol, client: SocketAddr, listener: SocketAddr) 
         }
         ProxyProtocol::V2 => {
             let (family, addresses) = match (from, to) {
-                (IpAddr::V4(from), IpAddr::V4(to)) => {
-                    (TCP_OVER_IPV4, [from.octets(), to.octets()].concat())
-                }
+                (IpAddr::V4(from), IpAddr::V4(to)) => (TCP_OVER_IPV4, [from.octets(), to.octets()].concat()),
                 (from, to) => (TCP_OVER_IPV6, [octets(from), octets(to)].concat()),
             };
             let ports = [from_port.to_be_bytes(), to_port.to_be_bytes()].concat();

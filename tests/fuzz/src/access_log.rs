@@ -1,6 +1,6 @@
 //! The access log: whatever a format says and a request holds, a record is one line, and JSON stays JSON.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -11,6 +11,20 @@ use crate::parts::parts;
 
 /// Escapes make at most six bytes of one, and a field may have 2 KiB: what is shorter than this is never cut.
 const WHOLE: usize = 300;
+
+/// The presets, with the member that is the user agent where they are JSON.
+static PRESETS: LazyLock<Vec<(&str, Option<&str>, Format)>> = LazyLock::new(|| {
+    let agent = Some("user_agent.original");
+    [("text", None), ("nginx", None), ("json", Some("user_agent")), ("otel", agent), ("ecs", agent)]
+        .map(|(preset, agent)| (preset, agent, compiled(preset)))
+        .into()
+});
+
+static QUOTED: LazyLock<Format> = LazyLock::new(|| compiled("\"%REQ(USER-AGENT)%\" \"%UPSTREAM_CLUSTER%\""));
+
+fn compiled(text: &str) -> Format {
+    Format::compile(text, &|_| None, "host").expect("a format").format
+}
 
 /// What a request and its pods can say.
 struct Said<'a> {
@@ -29,7 +43,7 @@ impl<'a> From<[&'a [u8]; 3]> for Said<'a> {
 pub fn access_log_format(bytes: &[u8]) {
     let [format, header, path, name] = parts(bytes);
     let Ok(text) = std::str::from_utf8(format) else { return };
-    let hostile = |name: &str| Some(format!("{name}\r\n\"\\\u{1b}[2J\u{202e}"));
+    let hostile = |name: &str| (name != "TZ").then(|| format!("{name}\r\n\"\\\u{1b}[2J\u{202e}"));
     match Format::compile(text, &hostile, "host\n") {
         Ok(Compiled { format, .. }) => {
             let line = line(&format, &Said::from([header, path, name]));
@@ -49,22 +63,15 @@ pub fn access_log_format(bytes: &[u8]) {
 /// Hostile values in every preset: a header's value, a path, a name.
 pub fn access_log_values(bytes: &[u8]) {
     let said = Said::from(parts(bytes));
-    for (preset, user_agent) in [
-        ("text", None),
-        ("nginx", None),
-        ("json", Some("user_agent")),
-        ("otel", Some("user_agent.original")),
-        ("ecs", Some("user_agent.original")),
-    ] {
-        let format = Format::compile(preset, &|_| None, "host").expect("a preset").format;
-        let line = line(&format, &said);
+    for (preset, user_agent, format) in PRESETS.iter() {
+        let line = line(format, &said);
         let text = std::str::from_utf8(&line).expect("a line is UTF-8");
         let text = text.strip_suffix('\n').expect("a line ends");
         assert!(!text.contains(char::is_control), "{preset}: {text:?}");
         let Some(user_agent) = user_agent else { continue };
         let members: Map<String, Value> = serde_json::from_str(text).expect("JSON");
         if HeaderValue::from_bytes(said.header).is_ok() && is_short(&said) {
-            let told = members[user_agent].as_str().unwrap_or_default();
+            let told = members[*user_agent].as_str().unwrap_or_default();
             assert_eq!(told, String::from_utf8_lossy(said.header), "{preset}");
         }
     }
@@ -73,9 +80,7 @@ pub fn access_log_values(bytes: &[u8]) {
 
 /// In text every quote and every backslash is the format's, so that a value can be taken out and read back.
 fn text_can_be_read_back(said: &Said<'_>) {
-    let format = "\"%REQ(USER-AGENT)%\" \"%UPSTREAM_CLUSTER%\"";
-    let format = Format::compile(format, &|_| None, "host").expect("a format").format;
-    let line = line(&format, said);
+    let line = line(&QUOTED, said);
     let quotes: Vec<usize> = (0..line.len()).filter(|at| line[*at] == b'"').collect();
     let [open, close, ..] = quotes[..] else { panic!("a quote is missing") };
     assert_eq!(quotes.len(), 4, "{:?}", String::from_utf8_lossy(&line));

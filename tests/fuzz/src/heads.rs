@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 use whichpod_config::{Balance, HashOn, Limits};
 use whichpod_sidecar::hash::of_request;
-use whichpod_sidecar::headers::{X_REQUEST_ID, finish, forbidden_in_trailers, prepare, trace_id};
+use whichpod_sidecar::headers::{X_REQUEST_ID, finish, prepare, trace_id};
 use whichpod_sidecar::{grpc as calls, headers};
 
 use crate::parts::{fields, lines};
@@ -28,6 +28,10 @@ pub fn request_head(bytes: &[u8]) {
     };
     let Ok(request) = Request::builder().method(method).uri(target).version(version).body(()) else { return };
     let fields = fields(lines);
+    if version == Version::HTTP_2 && fields.contains_key(header::TRANSFER_ENCODING) {
+        // h2 has refused it (RFC 9113 §8.2.2).
+        return;
+    }
     for (pod, has_body) in [
         (Version::HTTP_11, false),
         (Version::HTTP_11, true),

@@ -37,7 +37,7 @@ thread_local! {
 
 /// Any bytes of a client.
 pub fn http1(bytes: &[u8]) {
-    RIG.with(|rig| rig.runtime.block_on(timeout(PATIENCE, rig.attack(bytes))))
+    RIG.with(|rig| rig.runtime.block_on(async { timeout(PATIENCE, rig.attack(bytes)).await }))
         .expect("it ends")
         .expect("sockets");
 }
@@ -59,7 +59,8 @@ impl Rig {
         let mut config = configuration(pod.local_addr()?);
         let mut format = log_format::compile(&config.access_log.format).expect("a format").format;
         let filter = log_format::filter(&config.access_log.filter, &mut format).expect("a filter");
-        let resolver = hickory(None, "/nonexistent".into()).expect("a resolver");
+        let resolver =
+            hickory(Some(vec![(Ipv4Addr::LOCALHOST, 53).into()]), "/dev/null".into()).expect("a resolver");
         let discovery = Discovery::new(resolver, whichpod_upstream::Options::default());
         let settings = config.upstreams.remove(0);
         let upstream = discovery.add(translate::settings(&settings));

@@ -30,10 +30,11 @@ pub fn manifest(bytes: &[u8]) {
             Some(value)
         })
         .collect();
-    let expected: Vec<&Value> = documents
+    let expected: Vec<Value> = documents
         .iter()
         .zip(&changed)
         .filter_map(|(before, now)| now.as_ref().or(before.value.as_ref()))
+        .map(in_go)
         .collect();
     for format in [None, Some(Format::Json), Some(Format::Yaml)] {
         let mut printer = Printer::new(format);
@@ -44,7 +45,28 @@ pub fn manifest(bytes: &[u8]) {
         }
         let written = printer.finish();
         let again = read(&written).unwrap_or_else(|fault| panic!("{fault}\n{written}"));
-        let values: Vec<&Value> = again.iter().filter_map(|document| document.value.as_ref()).collect();
+        let values: Vec<Value> =
+            again.iter().filter_map(|document| document.value.as_ref()).map(in_go).collect();
         assert_eq!(values, expected, "{format:?}\n{written}");
+    }
+}
+
+/// What a value is to kubectl, whose JSON writes a whole number without a fraction.
+fn in_go(value: &Value) -> Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Array(items) => items.iter().map(in_go).collect(),
+        Value::Object(members) => members.iter().map(|(key, value)| (key.clone(), in_go(value))).collect(),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float)
+                if float.fract() == 0.0
+                    && float.abs() <= EXACT
+                    && !(float == 0.0 && float.is_sign_negative()) =>
+            {
+                format!("{float:.0}").parse::<i64>().map_or_else(|_| value.clone(), Value::from)
+            }
+            _ => value.clone(),
+        },
+        _ => value.clone(),
     }
 }
