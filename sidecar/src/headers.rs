@@ -338,8 +338,9 @@ fn to_origin_form(uri: &mut Uri) -> Result<(), Failure> {
         (None, Some(_)) => return Err(Failure::BadRequest("the target is neither a path nor a URL")),
         (Some(_), _) => {}
     }
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    *uri = Uri::from(path);
+    // Of `http://a#b` a path is left that is empty and says `/`, but is not written as one.
+    let path = uri.path_and_query().filter(|path| *path != "/").cloned();
+    *uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     Ok(())
 }
 

@@ -44,9 +44,16 @@ pub fn manifest(bytes: &[u8]) {
             }
         }
         let written = printer.finish();
-        let again = read(&written).unwrap_or_else(|fault| panic!("{fault}\n{written}"));
-        let values: Vec<Value> =
-            again.iter().filter_map(|document| document.value.as_ref()).map(in_go).collect();
+        let values: Vec<Value> = match format {
+            Some(Format::Json) => serde_json::Deserializer::from_str(&written)
+                .into_iter::<Value>()
+                .map(|value| in_go(&value.unwrap_or_else(|error| panic!("{error}\n{written}"))))
+                .collect(),
+            _ => {
+                let again = read(&written).unwrap_or_else(|fault| panic!("{fault}\n{written}"));
+                again.iter().filter_map(|document| document.value.as_ref()).map(in_go).collect()
+            }
+        };
         assert_eq!(values, expected, "{format:?}\n{written}");
     }
 }
