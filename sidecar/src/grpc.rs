@@ -32,7 +32,9 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
 /// The status in a response's trailers, or in its head where there is nothing else.
 #[must_use]
 pub fn status(fields: &HeaderMap) -> Option<u32> {
-    fields.get(STATUS)?.to_str().ok()?.parse().ok()
+    let text = fields.get(STATUS)?.to_str().ok()?;
+    // A number may have a sign, a status has none.
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 /// The status that clients make of a response without one (gRPC's `http-grpc-status-mapping`).
@@ -173,6 +175,15 @@ mod tests {
         ] {
             let timeout = timeout(&headers("grpc-timeout", text));
             assert_eq!(timeout.map(|timeout| timeout.as_nanos()), nanos, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_digits_and_nothing_else() {
+        for (text, expected) in
+            [("0", Some(0)), ("14", Some(14)), ("+5", None), ("-1", None), ("", None), ("1 ", None)]
+        {
+            assert_eq!(status(&headers("grpc-status", text)), expected, "{text:?}");
         }
     }
 

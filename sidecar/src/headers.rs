@@ -45,6 +45,7 @@ pub fn prepare(
     }
     if from_http2 {
         check_http2(head, limits)?;
+        check_length(&head.headers)?;
         check_authority(head, target_host)?;
     } else {
         check_host(head, target_host)?;
@@ -319,6 +320,11 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
             return Err(Failure::BadRequest("there is both Content-Length and Transfer-Encoding"));
         }
     }
+    check_length(headers)
+}
+
+/// At most one Content-Length: h2 looks at the first only, and a pod may look at another.
+fn check_length(headers: &HeaderMap) -> Result<(), Failure> {
     if values(headers, header::CONTENT_LENGTH).count() > 1 {
         return Err(Failure::BadRequest("there are two Content-Length headers"));
     }
@@ -332,8 +338,9 @@ fn to_origin_form(uri: &mut Uri) -> Result<(), Failure> {
         (None, Some(_)) => return Err(Failure::BadRequest("the target is neither a path nor a URL")),
         (Some(_), _) => {}
     }
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    *uri = Uri::from(path);
+    // Of `http://a#b` a path is left that is empty and says `/`, but is not written as one.
+    let path = uri.path_and_query().filter(|path| *path != "/").cloned();
+    *uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The PROXY protocol towards pods: who the client is, before its first byte (haproxy's proxy-protocol.txt, 2.1 and 2.2).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use whichpod_config::ProxyProtocol;
 
@@ -17,14 +17,15 @@ pub fn header(version: ProxyProtocol, client: SocketAddr, listener: SocketAddr) 
     let (from_port, to_port) = (client.port(), listener.port());
     match version {
         ProxyProtocol::V1 => {
-            let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
+            let (family, from, to) = match (from, to) {
+                (IpAddr::V4(_), IpAddr::V4(_)) => ("TCP4", from, to),
+                (from, to) => ("TCP6", octets(from).into(), octets(to).into()),
+            };
             format!("PROXY {family} {from} {to} {from_port} {to_port}\r\n").into_bytes()
         }
         ProxyProtocol::V2 => {
             let (family, addresses) = match (from, to) {
-                (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
-                    (TCP_OVER_IPV4, [from.octets(), to.octets()].concat())
-                }
+                (IpAddr::V4(from), IpAddr::V4(to)) => (TCP_OVER_IPV4, [from.octets(), to.octets()].concat()),
                 (from, to) => (TCP_OVER_IPV6, [octets(from), octets(to)].concat()),
             };
             let ports = [from_port.to_be_bytes(), to_port.to_be_bytes()].concat();
@@ -35,10 +36,10 @@ pub fn header(version: ProxyProtocol, client: SocketAddr, listener: SocketAddr) 
     }
 }
 
-fn octets(ip: std::net::IpAddr) -> [u8; 16] {
+fn octets(ip: IpAddr) -> [u8; 16] {
     match ip {
-        std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-        std::net::IpAddr::V6(ip) => ip.octets(),
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
     }
 }
 
@@ -55,6 +56,11 @@ mod tests {
         let line =
             |client, listener| String::from_utf8(header_of(ProxyProtocol::V1, client, listener)).unwrap();
         assert_eq!(line("10.0.0.1:5000", "10.0.0.2:80"), "PROXY TCP4 10.0.0.1 10.0.0.2 5000 80\r\n");
+        assert_eq!(
+            line("10.0.0.1:1", "[::1]:2"),
+            "PROXY TCP6 ::ffff:10.0.0.1 ::1 1 2\r\n",
+            "both of one family"
+        );
         assert_eq!(line("[::1]:5000", "[fe80::2]:80"), "PROXY TCP6 ::1 fe80::2 5000 80\r\n");
         assert_eq!(
             line("[::ffff:10.0.0.1]:1", "[::ffff:10.0.0.2]:2"),

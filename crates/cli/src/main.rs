@@ -5,8 +5,6 @@ mod cluster;
 mod command_line;
 mod commands;
 mod demo;
-mod documents;
-mod exit;
 mod files;
 mod output;
 mod report;
@@ -15,6 +13,7 @@ mod world;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
+use whichpod::{documents, exit};
 
 use command_line::{Arguments, Command, command};
 use commands::{cleanup, inject, patch, shell, uninject, upgrade};

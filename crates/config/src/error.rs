@@ -1,5 +1,6 @@
 //! What is wrong, where, and what to do about it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Exit code of a process whose configuration cannot be run (`EX_USAGE` of BSD's sysexits.h).
@@ -35,11 +36,22 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, value, fault } = self;
+        let (path, fault) = (legible(path), fault.to_string());
+        let fault = legible(&fault);
         match value {
             Some(value) => write!(f, "{path}: {value}: {fault}"),
             None => write!(f, "{path}: {fault}"),
         }
     }
+}
+
+/// A text in one line: what somebody wrote may have controls in it, which would move the cursor or begin a line.
+fn legible(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect::<String>().into()
 }
 
 /// The longest value an error repeats, in characters.
@@ -121,7 +133,7 @@ impl fmt::Display for Failure {
             write!(f, "\n{problem}")?;
         }
         for warning in &self.warnings {
-            write!(f, "\nwarning: {warning}")?;
+            write!(f, "\nwarning: {}", legible(warning))?;
         }
         Ok(())
     }

@@ -137,8 +137,7 @@ impl DnsClient {
     /// Each server once, beginning with the one that answered last, until one answers (as glibc, which also goes on
     /// after SERVFAIL and REFUSED).
     async fn ask_servers(&self, question: Question) -> Result<Response, LookupError> {
-        let name = Name::from_ascii(format!("{}.", question.name))
-            .map_err(|error| LookupError(format!("{} is no DNS name: {error}", question.name)))?;
+        let name = wire_name(&question)?;
         let servers = self.loaded().servers;
         let first = self.first.load(Ordering::Relaxed);
         let mut reasons = Vec::new();
@@ -235,6 +234,25 @@ fn describe(server: SocketAddr, transport: &str, asked: &str, error: &NetError) 
             format!("DNS server {server} sent for {asked} over {transport} what cannot be read: {error}")
         }
     }
+}
+
+/// Reads a message of `server` as the answer to a question.
+///
+/// # Errors
+/// What is wrong with it, or with the question's name.
+pub fn read_message(
+    server: SocketAddr,
+    question: &Question,
+    bytes: Vec<u8>,
+) -> Result<Response, LookupError> {
+    let name = wire_name(question)?;
+    let answer = DnsResponse::from_buffer(bytes).map_err(|error| LookupError(error.to_string()))?;
+    read(server, question, &name, &answer).map_err(LookupError)
+}
+
+fn wire_name(question: &Question) -> Result<Name, LookupError> {
+    Name::from_ascii(format!("{}.", question.name))
+        .map_err(|error| LookupError(format!("{} is no DNS name: {error}", question.name)))
 }
 
 /// From the wire to plain values; only complete answers to the question that was asked.
@@ -372,9 +390,7 @@ mod tests {
     }
 
     fn try_read(bytes: Vec<u8>) -> Option<Response> {
-        let (question, name) = question();
-        let answer = DnsResponse::from_buffer(bytes).ok()?;
-        read(SocketAddr::from(([10, 0, 0, 1], 53)), &question, &name, &answer).ok()
+        read_message(SocketAddr::from(([10, 0, 0, 1], 53)), &question().0, bytes).ok()
     }
 
     proptest! {

@@ -30,7 +30,7 @@ mod upstream;
 
 pub use balance::Balance;
 pub use discovery::{Discovery, Options};
-pub use dns_client::{ResolverError, hickory};
+pub use dns_client::{ResolverError, hickory, read_message};
 pub use endpoint::{Counts, Endpoint, EndpointId};
 pub use maglev::hash;
 pub use outlier::{Outcome, OutlierRules};

@@ -26,7 +26,8 @@ impl ResolvConf {
         let search = config.get_last_search_or_domain().map(|domain| absolute(domain));
         Self {
             servers: config.nameservers.iter().filter_map(server).collect(),
-            search: search.filter(|domain| !domain.is_empty()).collect(),
+            // Two dots at the end are no name.
+            search: search.filter(|domain| !domain.is_empty() && !domain.ends_with('.')).collect(),
             ndots: config.ndots.min(MAX_NDOTS) as usize,
         }
     }
@@ -111,7 +112,7 @@ mod tests {
     fn one_bad_line_does_not_lose_the_others() {
         let parsed = ResolvConf::parse(
             b"\xff\xfe\nnameserver nonsense\nfrobnicate 7\nnameserver fe80::1%eth0\noptions ndots:x\nnameserver ::1\n\
-              domain a.example\nsearch b.example .\n",
+              domain a.example\nsearch b.example . c.example..\n",
         );
         assert_eq!(parsed.servers, [IpAddr::from(Ipv6Addr::LOCALHOST)]);
         assert_eq!(parsed.search, ["b.example"], "the last of domain and search counts");

@@ -50,6 +50,25 @@ fn an_ambiguous_request_never_reaches_a_pod() {
 }
 
 #[test]
+fn two_lengths_are_refused_from_http_2_too() {
+    for second in ["3", "5"] {
+        let fields = [("content-length", "3"), ("content-length", second)];
+        let head = prepared(Version::HTTP_2, "http://a/", &fields);
+        assert!(matches!(head, Err(Failure::BadRequest(_))), "{second}");
+    }
+}
+
+#[test]
+fn a_target_that_is_only_a_fragment_reaches_the_pod_as_a_path() {
+    for (version, target) in
+        [(Version::HTTP_11, "http://a#b"), (Version::HTTP_2, "http://a#b"), (Version::HTTP_11, "http://a")]
+    {
+        let head = prepared(version, target, &[("host", "a")]).unwrap();
+        assert_eq!(head.uri.to_string(), "/", "{target}");
+    }
+}
+
+#[test]
 fn usual_hosts_pass() {
     for host in ["a", "a:80", "10.0.0.1:8080", "[::1]", "[fe80::1]:80", "", "a_b.c-d", "a:"] {
         let host = [("host", host)];

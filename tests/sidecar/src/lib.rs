@@ -17,5 +17,5 @@ pub use line::{Line, Try};
 pub use memory::resident;
 pub use pods::{received, received_head, request_ids, scripted_load};
 pub use rig::{ANY, Rig, UPSTREAM};
-pub use unambiguous::unambiguous;
+pub use unambiguous::{after_request, unambiguous};
 pub use wait::eventually;

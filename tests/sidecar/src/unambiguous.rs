@@ -6,7 +6,7 @@
 /// What is doubtful, in words.
 pub fn unambiguous(mut bytes: &[u8]) -> Result<(), String> {
     while !bytes.is_empty() {
-        match request(bytes)? {
+        match after_request(bytes)? {
             Some(rest) => bytes = rest,
             None => return Ok(()),
         }
@@ -15,7 +15,10 @@ pub fn unambiguous(mut bytes: &[u8]) -> Result<(), String> {
 }
 
 /// What follows the first request; `None` if that is not complete.
-fn request(bytes: &[u8]) -> Result<Option<&[u8]>, String> {
+///
+/// # Errors
+/// What is doubtful about it, in words.
+pub fn after_request(bytes: &[u8]) -> Result<Option<&[u8]>, String> {
     let Some((head, body)) = split(bytes, b"\r\n\r\n") else { return Ok(None) };
     let mut lines = Vec::new();
     let mut rest = head;

@@ -70,6 +70,10 @@ pub(super) struct Frame<'t> {
 
 /// Finds what is around the content of a piece.
 pub(super) fn frame(piece: &str) -> Frame<'_> {
+    // A carriage return alone ends a line of YAML, too (YAML 1.2.2 §5.4): a comment may have content behind it.
+    if piece.replace("\r\n", "").contains('\r') {
+        return Frame { head: "", tail: "" };
+    }
     let mut head = 0;
     for line in piece.split_inclusive('\n') {
         let separator = marker(line, "---");
@@ -171,6 +175,8 @@ mod tests {
         assert_eq!(frame("a: |\n  b\n# c\n  # d\n"), ("", ""));
         assert_eq!(frame("%YAML 1.1\n---\na: 1\n...\n"), ("%YAML 1.1\n---\n", "...\n"));
         assert_eq!(frame("# c\n"), ("# c\n", ""));
+        assert_eq!(frame("# c\ra: 1\n"), ("", ""), "content behind a comment");
+        assert_eq!(frame("# c\r\na: 1\r\n"), ("# c\r\n", ""));
     }
 
     proptest! {

@@ -482,3 +482,11 @@ fn all_errors_of_all_sources_come_in_one_start() {
         "{text}"
     );
 }
+
+#[test]
+fn what_somebody_wrote_cannot_forge_a_line_of_the_errors() {
+    let failure = start(&["--no\u{1b}[2J\npe"], &[("WHICHPOD_A\nB", "1")]).unwrap_err();
+    let text = failure.to_string();
+    assert_eq!(text.lines().count(), 1 + failure.problems.len() + failure.warnings.len(), "{text}");
+    assert!(text.contains(r"--no\u{1b}[2J\npe: unknown flag"), "{text}");
+}
