@@ -46,7 +46,7 @@ pub struct UpstreamConnection {
 }
 
 enum State {
-    Awake(Awake),
+    Awake(Box<Awake>),
     /// Nobody looks after it but the sweep of the pool; the next request wakes it.
     Resting(UpstreamIo),
     Ended,
@@ -103,7 +103,7 @@ impl UpstreamConnection {
         let traffic = Rc::new(Traffic::default());
         let io = UpstreamIo::new(stream, Rc::clone(&traffic), worker);
         Ok(Self {
-            state: State::Awake(Awake::new(io, limits).await?),
+            state: State::Awake(Box::new(Awake::new(io, limits).await?)),
             traffic,
             limits,
             peer,
@@ -138,9 +138,9 @@ impl UpstreamConnection {
     pub fn rest(&mut self) {
         if let State::Awake(_) = self.state
             && self.is_reusable()
-            && let State::Awake(Awake { driver, .. }) = std::mem::replace(&mut self.state, State::Ended)
+            && let State::Awake(awake) = std::mem::replace(&mut self.state, State::Ended)
         {
-            let parts = driver.into_parts();
+            let parts = awake.driver.into_parts();
             if parts.read_buf.is_empty() {
                 self.state = State::Resting(parts.io.into_inner());
             }
@@ -151,7 +151,7 @@ impl UpstreamConnection {
         if let State::Resting(_) = self.state
             && let State::Resting(io) = std::mem::replace(&mut self.state, State::Ended)
         {
-            self.state = State::Awake(Awake::new(io, self.limits).await.ok()?);
+            self.state = State::Awake(Box::new(Awake::new(io, self.limits).await.ok()?));
         }
         match &mut self.state {
             State::Awake(awake) => Some(awake),

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use whichpod_access_log::{Destination, Log};
 use whichpod_config::{Config, Outcome, load};
 use whichpod_sidecar::io::Downstream;
+use whichpod_sidecar::memory::Gauge;
 use whichpod_sidecar::site::Site;
 use whichpod_sidecar::worker::{Shared, Worker};
 use whichpod_sidecar::{connection, log_format, translate};
@@ -64,7 +65,12 @@ impl Rig {
         let discovery = Discovery::new(resolver, whichpod_upstream::Options::default());
         let settings = config.upstreams.remove(0);
         let upstream = discovery.add(translate::settings(&settings));
-        let shared = Shared::new(vec![Arc::new(Site::new(settings, upstream, None))], format, filter);
+        let shared = Shared::new(
+            vec![Arc::new(Site::new(settings, upstream, None))],
+            format,
+            filter,
+            Gauge::default(),
+        );
         let (log, _) = Log::open(Destination::Off).expect("no log");
         let worker = Rc::new(Worker::new(Arc::new(shared), log.worker()));
         Ok(Rig { runtime, listener, pod, worker })
