@@ -13,11 +13,12 @@ use whichpod_config::Protocol;
 
 use crate::connect;
 use crate::detect::{Verdict, detect, is_http_response, taken_for};
+use crate::downstream::Downstream;
 use crate::error::{ConnectFailure, Failure};
 use crate::exchange::Exchange;
 use crate::http1;
 use crate::http2;
-use crate::io::{Downstream, DownstreamIo};
+use crate::io::DownstreamIo;
 use crate::site::Site;
 use crate::tcp::{self, Begun};
 use crate::worker::Worker;

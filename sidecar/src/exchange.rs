@@ -18,9 +18,9 @@ use whichpod_access_log::{Attempt, Flags, Needs, Record};
 use whichpod_upstream::{Choice, Endpoint, Outcome};
 
 use crate::body::{BodyProgress, RequestBody};
+use crate::downstream::Downstream;
 use crate::error::{Broken, Ended, Failure, Verdict, broken};
 use crate::grpc;
-use crate::io::Downstream;
 use crate::limits::{self, Permit};
 use crate::peer::Peer;
 use crate::pool::Owner;

@@ -16,9 +16,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use whichpod_access_log::{Flags, Record};
 
+use crate::downstream::{Downstream, Over, Phase};
 use crate::error::{Ended, Failure, Verdict, body, verdict};
 use crate::incoming::Incoming;
-use crate::io::{Downstream, DownstreamIo, Over, Phase};
+use crate::io::DownstreamIo;
 use crate::proxy;
 use crate::site::Site;
 use crate::tunnel::{self, Ends, Switched};

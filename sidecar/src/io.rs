@@ -1,295 +1,30 @@
 //! Sockets that count: what was read decides whether a request may be sent again, and when a head began.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, SystemTime};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
-use whichpod_access_log::Record;
 
-use crate::body::{BodyProgress, LINGER};
+use crate::body::LINGER;
+use crate::downstream::{Downstream, Phase};
 use crate::http2::Frames;
 use crate::memory::{LARGE, Pause, Pressure};
-use crate::pool::REST;
 use crate::site::Site;
 use crate::transport::Transport;
-use crate::tunnel::Switched;
 use crate::worker::Worker;
 
 /// So much is read at a time to find out what a client speaks: most heads whole.
 const LOOK: usize = 2048;
-
-/// What a client's connection is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Between requests.
-    Idle,
-    /// The first byte of a head has come, the rest has not.
-    Head,
-    /// A request is running.
-    Busy,
-}
-
-/// Why a client's connection is ended here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
-    /// Its time is over.
-    Time,
-    /// Memory is short.
-    Memory,
-}
-
-/// A client's connection, as its requests and the worker's sweep see it.
-pub struct Downstream {
-    /// Number of the connection in this process.
-    pub id: u64,
-    /// The client.
-    pub remote: SocketAddr,
-    /// Our end.
-    pub local: SocketAddr,
-    /// When it was accepted.
-    pub accepted: Instant,
-    phase: Cell<Phase>,
-    since: Cell<Instant>,
-    over: Cell<Option<Over>>,
-    reset: Cell<bool>,
-    /// The last request's body, which may go on after its response.
-    body: RefCell<Option<Rc<BodyProgress>>>,
-    reader: RefCell<Option<Waker>>,
-    /// Requests that run now; more than one only over HTTP/2.
-    running: Cell<usize>,
-    multiplexed: Cell<bool>,
-    /// Over HTTP/2: since when a head is not complete, beside whatever else goes on.
-    head_since: Cell<Option<Instant>>,
-    tunnel: Cell<bool>,
-    leaving: Cell<bool>,
-    /// The client does not take what is there for it.
-    blocked: Cell<bool>,
-    may_rest: Cell<bool>,
-    requests: Cell<usize>,
-    resets: Cell<usize>,
-    /// What the connection becomes when the response is out.
-    switched: RefCell<Option<Switched>>,
-}
-
-/// Of this many requests, and of more, at most half may have been reset by the client before it had an answer and within
-/// [`HASTE`]: what Envoy allows. Every one costs a pod work, and the client next to nothing.
-const RESETS: usize = 500;
-/// A client that waits for longer than this means its request.
-const HASTE: Duration = Duration::from_secs(1);
-
-impl Downstream {
-    /// A connection that was just accepted.
-    #[must_use]
-    pub fn new(id: u64, remote: SocketAddr, local: SocketAddr) -> Self {
-        let now = Instant::now();
-        Self {
-            id,
-            remote,
-            local,
-            accepted: now,
-            phase: Cell::new(Phase::Idle),
-            since: Cell::new(now),
-            over: Cell::new(None),
-            reset: Cell::new(false),
-            body: RefCell::new(None),
-            reader: RefCell::new(None),
-            running: Cell::new(0),
-            multiplexed: Cell::new(false),
-            head_since: Cell::new(None),
-            tunnel: Cell::new(false),
-            leaving: Cell::new(false),
-            blocked: Cell::new(false),
-            may_rest: Cell::new(false),
-            requests: Cell::new(0),
-            resets: Cell::new(0),
-            switched: RefCell::new(None),
-        }
-    }
-
-    /// What the connection is doing, and since when.
-    #[must_use]
-    pub fn phase(&self) -> (Phase, Instant) {
-        if let Some(since) = self.head_since.get() {
-            return (Phase::Head, since);
-        }
-        let arriving = self.body.borrow().as_ref().is_some_and(|body| !body.is_over());
-        (if arriving { Phase::Busy } else { self.phase.get() }, self.since.get())
-    }
-
-    /// A line of this connection, in which nothing else is known yet.
-    #[must_use]
-    pub fn record(&self, site: &Site, start: SystemTime) -> Record {
-        let mut record = Record::new(start);
-        record.downstream_remote = Some(self.remote);
-        record.downstream_local = Some(self.local);
-        record.connection_id = Some(self.id);
-        record.upstream = Some(Arc::clone(&site.config.name));
-        record
-    }
-
-    /// A head is complete; returns when its first byte came.
-    pub fn begin_request(&self) -> Instant {
-        // A pipelined head came with the bytes before it: its time starts now.
-        let started = match self.phase.replace(Phase::Busy) {
-            Phase::Head => self.since.get(),
-            Phase::Idle | Phase::Busy => Instant::now(),
-        };
-        self.running.set(self.running.get() + 1);
-        self.since.set(started);
-        self.body.take();
-        started
-    }
-
-    /// The response is complete: the connection is idle from now on, or once the request's body is.
-    pub fn end_request(&self, now: Instant, body: Option<Rc<BodyProgress>>) {
-        let others = self.running.get().saturating_sub(1);
-        self.running.set(others);
-        if others > 0 {
-            return;
-        }
-        self.phase.set(Phase::Idle);
-        self.since.set(now);
-        if !self.multiplexed.get() {
-            self.body.replace(body);
-        }
-    }
-
-    /// From now on requests run beside each other (HTTP/2), and what is read may be no head at all.
-    pub fn multiplex(&self) {
-        self.multiplexed.set(true);
-        if self.running.get() == 0 {
-            self.phase.set(Phase::Idle);
-        }
-    }
-
-    /// Whether a head is not complete now, over HTTP/2.
-    fn set_in_head(&self, in_head: bool) {
-        let since = self.head_since.get();
-        if in_head != since.is_some() {
-            self.head_since.set(in_head.then(Instant::now));
-        }
-    }
-
-    /// True if it may be ended, or should not grow, while memory is that short: where a request runs beside a head that is
-    /// not complete, only at the last.
-    #[must_use]
-    pub fn gives_way(&self, pressure: Pressure) -> bool {
-        match pressure {
-            Pressure::None => false,
-            Pressure::ShedRequests => self.running.get() == 0,
-            Pressure::RefuseConnections => true,
-        }
-    }
-
-    /// From now on bytes pass through, whatever they mean.
-    pub fn becomes_tunnel(&self) {
-        self.tunnel.set(true);
-    }
-
-    /// True if what is read now is a body, over HTTP/1.
-    fn reads_body(&self) -> bool {
-        !self.multiplexed.get() && !self.tunnel.get() && self.phase().0 == Phase::Busy
-    }
-
-    /// True over HTTP/2.
-    #[must_use]
-    pub fn is_multiplexed(&self) -> bool {
-        self.multiplexed.get()
-    }
-
-    /// Lets an HTTP/2 connection end as soon as its requests have (GOAWAY).
-    pub fn leave(&self) {
-        if self.multiplexed.get() && !self.leaving.replace(true) {
-            self.wake();
-        }
-    }
-
-    /// True once [`Self::leave`] was called.
-    #[must_use]
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.get()
-    }
-
-    /// A request over HTTP/2 ended; `abandoned`: the client reset it before it had an answer.
-    pub fn count(&self, abandoned: bool, after: Duration) {
-        self.requests.set(self.requests.get() + 1);
-        if abandoned && after < HASTE {
-            self.resets.set(self.resets.get() + 1);
-            if self.is_abusive() {
-                self.wake();
-            }
-        }
-    }
-
-    /// True if the client resets its requests too often.
-    #[must_use]
-    pub fn is_abusive(&self) -> bool {
-        self.resets.get() * 2 > self.requests.get().max(RESETS)
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.reader.take() {
-            waker.wake();
-        }
-    }
-
-    /// The connection becomes a tunnel when the response is out.
-    pub fn switch(&self, switched: Switched) {
-        self.switched.replace(Some(switched));
-    }
-
-    /// The pod's end of the tunnel that the connection has become.
-    #[must_use]
-    pub fn take_switched(&self) -> Option<Switched> {
-        self.switched.take()
-    }
-
-    /// Nothing was heard of the client for long: its connection is to give back the memory that it has no use for.
-    pub fn rest(&self) {
-        if !self.multiplexed.get() && !self.may_rest.replace(true) {
-            self.wake();
-        }
-    }
-
-    /// True once after [`Self::rest`], if nothing goes on now.
-    #[must_use]
-    pub fn rests(&self) -> bool {
-        if !self.may_rest.get() || self.phase().0 != Phase::Idle || self.blocked.get() {
-            return false;
-        }
-        self.may_rest.set(false);
-        self.since.get().elapsed() >= REST
-    }
-
-    /// Ends the connection at its next read, which is made to happen now.
-    pub fn end(&self, why: Over) {
-        self.over.set(Some(why));
-        self.wake();
-    }
-
-    /// Lets the connection end with a reset (RST) instead of an orderly end (FIN).
-    pub fn reset(&self) {
-        self.reset.set(true);
-    }
-
-    /// Why it was ended by [`Self::end`].
-    #[must_use]
-    pub fn over(&self) -> Option<Over> {
-        self.over.get()
-    }
-}
 
 /// A client's socket.
 pub struct DownstreamIo {
@@ -332,8 +67,7 @@ impl DownstreamIo {
             return;
         }
         self.looked_at.extend_from_slice(head);
-        self.connection.phase.set(Phase::Head);
-        self.connection.since.set(Instant::now());
+        self.connection.begin_head();
     }
 
     fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -344,7 +78,7 @@ impl DownstreamIo {
         let body = self.connection.reads_body();
         match self.pause.poll_read(cx, &self.worker, &mut self.stream, buf, body) {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::OutOfMemory => {
-                self.connection.over.set(Some(Over::Memory));
+                self.connection.cut();
                 Poll::Ready(Err(error))
             }
             Poll::Ready(result) => {
@@ -358,10 +92,7 @@ impl DownstreamIo {
                 Poll::Ready(result)
             }
             Poll::Pending => {
-                let mut reader = self.connection.reader.borrow_mut();
-                if !reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    *reader = Some(cx.waker().clone());
-                }
+                self.connection.read_by(cx.waker());
                 Poll::Pending
             }
         }
@@ -372,11 +103,10 @@ impl DownstreamIo {
         let phase = self.connection.phase().0;
         if phase == Phase::Idle && !self.connection.is_multiplexed() {
             // Most heads come in one piece: those cost nothing more.
-            self.connection.phase.set(Phase::Head);
-            self.connection.since.set(Instant::now());
+            self.connection.begin_head();
             self.pause.after(false);
             if self.worker.shared.memory.pressure() == Pressure::RefuseConnections {
-                self.connection.over.set(Some(Over::Memory));
+                self.connection.cut();
             }
             return;
         }
@@ -385,7 +115,7 @@ impl DownstreamIo {
         // A body may come in small pieces, and all of them be kept.
         self.pause.after(count >= LARGE || self.connection.reads_body());
         if phase == Phase::Head && self.connection.gives_way(memory.pressure()) {
-            self.connection.over.set(Some(Over::Memory));
+            self.connection.cut();
         }
     }
 
@@ -409,7 +139,7 @@ impl DownstreamIo {
     }
 
     fn set_blocked(&self, blocked: bool) {
-        if self.connection.blocked.replace(blocked) != blocked {
+        if self.connection.block(blocked) {
             let count = &self.site.stats.downstream_blocked;
             if blocked {
                 count.fetch_add(1, Relaxed)
@@ -423,7 +153,7 @@ impl DownstreamIo {
 impl Drop for DownstreamIo {
     fn drop(&mut self) {
         self.set_blocked(false);
-        if self.connection.reset.get() {
+        if self.connection.is_reset() {
             // It can fail only if the connection is gone already.
             let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }

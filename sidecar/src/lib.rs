@@ -12,6 +12,7 @@ pub mod worker;
 
 pub mod connection;
 pub mod detect;
+pub mod downstream;
 pub mod io;
 
 pub mod http1;

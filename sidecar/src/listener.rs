@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::connection;
-use crate::io::Downstream;
+use crate::downstream::Downstream;
 use crate::limits::{self, Full, Permit};
 use crate::memory::{self, Pressure};
 use crate::worker::{Worker, spawn};

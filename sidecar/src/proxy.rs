@@ -11,11 +11,11 @@ use whichpod_upstream::Outcome;
 
 use crate::body::{Link, RequestBody, ResponseBody};
 use crate::connect::{Tried, acquire};
+use crate::downstream::Downstream;
 use crate::error::{Failure, body, verdict};
 use crate::exchange::Exchange;
 use crate::grpc;
 use crate::incoming::Incoming;
-use crate::io::Downstream;
 use crate::memory::Pressure;
 use crate::peer::Peer;
 use crate::retry::{self, Decision, Progress, Replay};

@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep};
 use whichpod_access_log::{Filter, Format, Record, WorkerLog};
 use whichpod_config::Timeouts;
 
+use crate::downstream::{Downstream, Over, Phase};
 use crate::http2;
-use crate::io::{Downstream, Over, Phase};
 use crate::limits::{Gate, Permit};
 use crate::memory::{self, Pressure};
 use crate::pool::{Pool, REST};

@@ -19,7 +19,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::advance;
 use whichpod_access_log::{Destination, Filter, Log, Writer};
 use whichpod_config::{Outcome, load};
-use whichpod_sidecar::io::Downstream;
+use whichpod_sidecar::downstream::Downstream;
 use whichpod_sidecar::site::Site;
 use whichpod_sidecar::translate::settings;
 use whichpod_sidecar::worker::{Shared, Worker, spawn};

@@ -18,9 +18,9 @@ use whichpod_access_log::Flags;
 use whichpod_config::Limits;
 
 use crate::body::ResponseBody;
+use crate::downstream::{Downstream, Over, Phase};
 use crate::error::{Failure, Verdict, verdict};
 use crate::incoming::Incoming;
-use crate::io::{Downstream, Over, Phase};
 use crate::proxy;
 use crate::site::Site;
 use crate::worker::{Worker, spawn};

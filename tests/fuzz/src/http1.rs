@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use whichpod_access_log::{Destination, Log};
 use whichpod_config::{Config, Outcome, load};
-use whichpod_sidecar::io::Downstream;
+use whichpod_sidecar::downstream::Downstream;
 use whichpod_sidecar::memory::Gauge;
 use whichpod_sidecar::site::Site;
 use whichpod_sidecar::worker::{Shared, Worker};
