@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -151,7 +150,7 @@ async fn acquire_connection(
             Found::New(opened) => {
                 let config = &exchange.site.config;
                 let (limits, idle) = (config.limits, config.timeouts.upstream_idle);
-                let worker = Rc::clone(&exchange.worker);
+                let worker = &exchange.worker;
                 let connection =
                     UpstreamConnection::open(opened, exchange.owner(), limits, idle, worker).await;
                 connection.map(Box::new).map_err(|_| Failure::Connect(ConnectFailure::Other))

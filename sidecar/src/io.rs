@@ -6,7 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
@@ -464,21 +464,22 @@ impl Traffic {
 pub struct UpstreamIo {
     stream: Transport,
     traffic: Rc<Traffic>,
-    worker: Rc<Worker>,
+    /// Whose pool may hold this: it must not be held in turn.
+    worker: Weak<Worker>,
     pause: Pause,
 }
 
 impl UpstreamIo {
     /// Counts what goes over `stream` in `traffic`.
     #[must_use]
-    pub fn new(stream: Transport, traffic: Rc<Traffic>, worker: Rc<Worker>) -> Self {
-        Self { stream, traffic, worker, pause: Pause::default() }
+    pub fn new(stream: Transport, traffic: Rc<Traffic>, worker: &Rc<Worker>) -> Self {
+        Self { stream, traffic, worker: Rc::downgrade(worker), pause: Pause::default() }
     }
 
     /// So much is in a buffer here: whoever is small does not count.
     fn hold(&self, count: usize) {
-        if count >= LARGE {
-            self.worker.shared.memory.grow(count);
+        if let Some(worker) = self.worker.upgrade().filter(|_| count >= LARGE) {
+            worker.shared.memory.grow(count);
         }
     }
 
@@ -502,7 +503,10 @@ impl AsyncRead for UpstreamIo {
     ) -> Poll<io::Result<()>> {
         let me = &mut *self;
         let before = buf.filled().len();
-        let result = ready!(me.pause.poll_read(cx, &me.worker, &mut me.stream, buf, false));
+        let result = ready!(match me.worker.upgrade() {
+            Some(worker) => me.pause.poll_read(cx, &worker, &mut me.stream, buf, false),
+            None => Pin::new(&mut me.stream).poll_read(cx, buf),
+        });
         let count = buf.filled().len() - before;
         me.pause.after(count >= LARGE);
         me.hold(count);

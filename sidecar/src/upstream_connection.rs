@@ -66,7 +66,7 @@ impl UpstreamConnection {
         owner: Owner,
         limits: Limits,
         idle_limit: Duration,
-        worker: Rc<Worker>,
+        worker: &Rc<Worker>,
     ) -> hyper::Result<Self> {
         let traffic = Rc::new(Traffic::default());
         let io = TokioIo::new(UpstreamIo::new(stream, Rc::clone(&traffic), worker));
