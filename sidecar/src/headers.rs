@@ -323,7 +323,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
     check_length(headers)
 }
 
-/// At most one Content-Length: h2 looks at the first only, and a pod may look at another.
+/// At most one Content-Length: h2 lets two through that are equal, which not every pod takes for one.
 fn check_length(headers: &HeaderMap) -> Result<(), Failure> {
     if values(headers, header::CONTENT_LENGTH).count() > 1 {
         return Err(Failure::BadRequest("there are two Content-Length headers"));

@@ -20,7 +20,12 @@ pub fn manifest(bytes: &[u8]) {
     for document in &documents {
         untouched.put(document, document.value.as_ref()).expect("text as it was");
     }
-    assert_eq!(untouched.finish(), text.strip_prefix('\u{feff}').unwrap_or(text));
+    let (written, text) = (untouched.finish(), text.strip_prefix('\u{feff}').unwrap_or(text));
+    // Only between values of JSON that touch each other is a line end put.
+    let without = |text: &str| text.replace('\n', "");
+    let touching =
+        text.trim_start().starts_with('{') && documents.len() > 1 && without(&written) == without(text);
+    assert!(written == text || touching, "{text:?}\nbecame {written:?}");
 
     let changed: Vec<Option<Value>> = documents
         .iter()

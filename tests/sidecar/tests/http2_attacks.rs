@@ -167,11 +167,7 @@ async fn a_malformed_request_ends_its_own_stream_and_reaches_no_pod() {
         ("no method", without(":method"), false),
         ("no scheme", without(":scheme"), false),
         ("no path", without(":path"), false),
-        (
-            "two lengths, of which h2 looks at the first",
-            get(&[("content-length", "0"), ("content-length", "1")]),
-            true,
-        ),
+        ("two lengths", get(&[("content-length", "0"), ("content-length", "1")]), false),
         ("the same length twice", get(&[("content-length", "0"), ("content-length", "0")]), true),
         ("a length without a body", get(&[("content-length", "1")]), false),
     ];

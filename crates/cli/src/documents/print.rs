@@ -82,7 +82,7 @@ impl Printer {
         let all_json = self.parts.iter().all(|(format, _)| *format == Format::Json);
         let mut out = String::new();
         for (format, text) in &self.parts {
-            let begins = text.starts_with(['\n', '\r']) && all_json;
+            let begins = text.starts_with([' ', '\t', '\n', '\r']) && all_json;
             if !out.is_empty() && !out.ends_with('\n') && !begins {
                 out.push('\n');
             }
