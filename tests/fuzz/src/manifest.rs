@@ -77,7 +77,9 @@ fn in_go(value: &Value) -> Value {
             {
                 format!("{float:.0}").parse::<i64>().map_or_else(|_| value.clone(), Value::from)
             }
-            _ => value.clone(),
+            // The last digit of a number may get lost in reading JSON.
+            Some(float) => Value::from(format!("{float:.12e}")),
+            None => value.clone(),
         },
         _ => value.clone(),
     }
