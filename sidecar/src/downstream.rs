@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
+use slab::Slab;
 use tokio::time::Instant;
 use whichpod_access_log::Record;
 
@@ -63,11 +64,18 @@ pub struct Downstream {
     /// The client does not take what is there for it.
     blocked: Cell<bool>,
     may_rest: Cell<bool>,
+    /// Something is [`LONG`] open.
+    long: Cell<bool>,
+    /// Over HTTP/2: who waits, and since when its request runs. Over HTTP/1 it is who reads from the socket.
+    waiting: RefCell<Slab<(Instant, Option<Waker>)>>,
     requests: Cell<usize>,
     resets: Cell<usize>,
     /// What the connection becomes when the response is out.
     switched: RefCell<Option<Switched>>,
 }
+
+/// What is open for this long gets a line, so that the pod of a database or of a stream is known while it is used.
+pub const LONG: Duration = Duration::from_secs(10);
 
 /// Of this many requests, and of more, at most half may have been reset by the client before it had an answer and within
 /// [`HASTE`]: what Envoy allows. Every one costs a pod work, and the client next to nothing.
@@ -98,6 +106,8 @@ impl Downstream {
             leaving: Cell::new(false),
             blocked: Cell::new(false),
             may_rest: Cell::new(false),
+            long: Cell::new(false),
+            waiting: RefCell::default(),
             requests: Cell::new(0),
             resets: Cell::new(0),
             switched: RefCell::new(None),
@@ -134,6 +144,7 @@ impl Downstream {
         };
         self.running.set(self.running.get() + 1);
         self.since.set(started);
+        self.long.set(self.long.get() && self.multiplexed.get());
         self.body.take();
         started
     }
@@ -269,6 +280,37 @@ impl Downstream {
     /// Lets the connection end with a reset (RST) instead of an orderly end (FIN).
     pub fn reset(&self) {
         self.reset.set(true);
+    }
+
+    /// Lets requests that are [`LONG`] open say so: each is woken once.
+    pub fn wake_long(&self, now: Instant) {
+        let is_long = |since: Instant| now.duration_since(since) >= LONG;
+        if self.multiplexed.get() {
+            let mut waiting = self.waiting.borrow_mut();
+            let woken = waiting.iter_mut().filter(|(_, (since, _))| is_long(*since));
+            for waker in woken.filter_map(|(_, (_, waker))| waker.take()) {
+                self.long.set(true);
+                waker.wake();
+            }
+        } else if self.phase.get() == Phase::Busy && is_long(self.since.get()) && !self.long.replace(true) {
+            self.wake();
+        }
+    }
+
+    /// True if [`Self::wake_long`] has found one.
+    #[must_use]
+    pub fn has_long(&self) -> bool {
+        self.long.get()
+    }
+
+    /// Over HTTP/2, a request that runs since then waits for its pod; to be told of by [`Self::stop_waiting`].
+    pub fn wait(&self, since: Instant, waker: &Waker) -> usize {
+        self.waiting.borrow_mut().insert((since, Some(waker.clone())))
+    }
+
+    /// The request has ended.
+    pub fn stop_waiting(&self, number: usize) {
+        self.waiting.borrow_mut().try_remove(number);
     }
 
     /// Why it was ended by [`Self::end`].

@@ -18,7 +18,7 @@ use whichpod_access_log::{Attempt, Flags, Needs, Record};
 use whichpod_upstream::{Choice, Endpoint, Outcome};
 
 use crate::body::{BodyProgress, RequestBody};
-use crate::downstream::Downstream;
+use crate::downstream::{Downstream, LONG};
 use crate::error::{Broken, Ended, Failure, Verdict, broken};
 use crate::grpc;
 use crate::limits::{self, Permit};
@@ -74,6 +74,10 @@ pub struct Exchange {
     /// Its place among the requests under way, where these are limited.
     pub permit: Option<Permit>,
     retrying: Option<Retrying>,
+    /// Its number among those that wait.
+    waits: Option<usize>,
+    /// It has a line already, because it is long open.
+    told_open: bool,
     timers: Timers,
     ended: bool,
 }
@@ -126,6 +130,8 @@ impl Exchange {
             hash: None,
             permit: None,
             retrying: None,
+            waits: None,
+            told_open: false,
             ended: false,
         })
     }
@@ -417,7 +423,20 @@ impl Exchange {
 
     /// The failure of a configured timeout that has passed; arms the timers otherwise.
     pub fn interrupted(&mut self, cx: &mut Context<'_>) -> Option<Failure> {
+        if self.kind == Kind::Request && !self.tunnel {
+            self.tell_if_long(cx);
+        }
         self.timers.poll(cx, self.body.as_deref())
+    }
+
+    /// Writes the line of what is long open, and has itself woken when that is to be seen to.
+    fn tell_if_long(&mut self, cx: &Context<'_>) {
+        if self.waits.is_none() && self.downstream.is_multiplexed() {
+            self.waits = Some(self.downstream.wait(self.started, cx.waker()));
+        }
+        if self.downstream.has_long() && !self.told_open && self.started.elapsed() >= LONG {
+            self.write_open_line();
+        }
     }
 
     /// Lets a task of its own move the bytes, because the client is still sending its request.
@@ -441,6 +460,9 @@ impl Exchange {
             return;
         }
         self.client_is_done();
+        if let Some(number) = self.waits.take() {
+            self.downstream.stop_waiting(number);
+        }
         let now = Instant::now();
         if let Some(body) = self.body.as_ref().filter(|body| body.is_kept()) {
             body.abandon();

@@ -13,14 +13,12 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 
+use crate::downstream::LONG;
 use crate::error::Ended;
 use crate::exchange::Exchange;
 use crate::io::{DownstreamIo, UpstreamIo};
 use crate::peer::Peer;
 use crate::sni::Sni;
-
-/// What is open for this long gets a line, so that a database's pod is known while it is used.
-const LONG: Duration = Duration::from_secs(10);
 
 /// Where bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -275,6 +275,8 @@ impl Worker {
                 downstream.end(Over::Memory);
             } else if phase == Phase::Idle && age >= REST {
                 downstream.rest();
+            } else {
+                downstream.wake_long(now);
             }
         }
     }

@@ -11,12 +11,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::time::advance;
+use tokio::sync::oneshot;
+use tokio::time::{advance, sleep};
 use whichpod_access_log::{Destination, Filter, Log, Writer};
 use whichpod_config::{Outcome, load};
 use whichpod_sidecar::downstream::Downstream;
@@ -72,8 +74,18 @@ impl Served {
         let (stream, remote) = listener.accept().await.unwrap();
         let downstream = Rc::new(Downstream::new(1, remote, stream.local_addr().unwrap()));
         let serving = Rc::clone(&worker);
-        spawn(async move { connection::serve(serving, site, stream, downstream).await });
+        let watched = worker.watch(Rc::clone(&downstream), Arc::clone(&site));
+        spawn(async move {
+            connection::serve(serving, site, stream, downstream).await;
+            drop(watched);
+        });
         Self { client, pods, worker, log: RefCell::new(Some(writer)), path, _folder: folder }
+    }
+
+    /// Has the worker look after its connections, as it does twice a second.
+    fn sweep(&self) {
+        let worker = Rc::clone(&self.worker);
+        spawn(async move { worker.sweep().await });
     }
 
     async fn pod(&self) -> TcpStream {
@@ -194,5 +206,108 @@ fn a_client_that_says_nothing_has_a_server_asked_after_a_quarter_of_a_second_and
         let waited = accepted.elapsed();
         assert!((250..300).contains(&waited.as_millis()), "{waited:?}");
         drop(pod);
+    });
+}
+
+/// Reads until it has this.
+async fn read_until(stream: &mut TcpStream, end: &[u8]) {
+    let mut received = Vec::new();
+    while !received.ends_with(end) {
+        assert!(stream.read_buf(&mut received).await.unwrap() > 0, "{}", String::from_utf8_lossy(&received));
+    }
+}
+
+#[test]
+fn the_pod_of_a_request_that_lasts_is_known_before_its_end() {
+    paused(|| async {
+        let mut served = Served::new("http1").await;
+        served.sweep();
+        served.client.write_all(b"GET /long HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut pod = served.pod().await;
+        let address = pod.local_addr().unwrap().to_string();
+        read_until(&mut pod, b"\r\n\r\n").await;
+        sleep(Duration::from_secs(11)).await;
+        pod.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
+        read_until(&mut served.client, b"ab").await;
+        sleep(Duration::from_secs(30)).await;
+        pod.write_all(b"cd").await.unwrap();
+        read_until(&mut served.client, b"cd").await;
+        served.client.write_all(b"GET /short HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        read_until(&mut pod, b"\r\n\r\n").await;
+        pod.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        read_until(&mut served.client, b"\r\n\r\n").await;
+        let lines = served.lines();
+        let [open, end, short] = &lines[..] else { panic!("{lines:#?}") };
+        assert_eq!(
+            [open, end, short].map(|line| (&line["open"], &line["path"])),
+            [
+                (&json!(true), &json!("/long")),
+                (&json!(false), &json!("/long")),
+                (&json!(false), &json!("/short"))
+            ]
+        );
+        assert_eq!(
+            (&open["upstream_host"], &open["attempts"][0]["reason"]),
+            (&json!(address), &json!("open"))
+        );
+        assert!((10_000..11_000).contains(&open["attempts"][0]["ms"].as_u64().unwrap()), "{open}");
+        assert_eq!((&end["status"], &end["bytes_sent"]), (&json!(200), &json!(4)));
+    });
+}
+
+/// A pod over HTTP/2 that answers at once, but `/long` with a body that comes only when it is told to.
+async fn serve_streams(stream: TcpStream, mut told: oneshot::Receiver<()>) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    let mut held = None;
+    loop {
+        tokio::select! {
+            Some(Ok((request, mut answer))) = connection.accept() => {
+                let is_long = request.uri().path() == "/long";
+                let body = answer.send_response(http::Response::new(()), !is_long).unwrap();
+                held = if is_long { Some(body) } else { held };
+            }
+            Ok(()) = &mut told => held.take().unwrap().send_data(Bytes::from_static(b"abc"), true).unwrap(),
+            else => return,
+        }
+    }
+}
+
+#[test]
+fn of_many_streams_on_one_connection_those_that_last_have_a_line_while_they_are_open() {
+    paused(|| async {
+        let mut served = Served::new("h2c").await;
+        served.sweep();
+        let nobody = TcpListener::bind(ANY).await.unwrap();
+        let spare = TcpStream::connect(nobody.local_addr().unwrap()).await.unwrap();
+        let client = std::mem::replace(&mut served.client, spare);
+        let (mut client, driver) = h2::client::handshake(client).await.unwrap();
+        spawn(async move { drop(driver.await) });
+        let mut ask = |path: &str| {
+            let request = http::Request::get(format!("http://a{path}")).body(()).unwrap();
+            client.send_request(request, true).unwrap().0
+        };
+        let long = ask("/long");
+        let (tell, told) = oneshot::channel();
+        spawn(serve_streams(served.pod().await, told));
+        let mut body = long.await.unwrap().into_body();
+        for _ in 0..24 {
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(ask("/short").await.unwrap().status(), 200);
+        }
+        tell.send(()).unwrap();
+        assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+        assert!(body.data().await.is_none());
+        let lines = served.lines();
+        let of = |path: &str| lines.iter().filter(|line| line["path"] == path).collect::<Vec<_>>();
+        assert_eq!(of("/short").len(), 24);
+        let [open, end] = of("/long")[..] else { panic!("{lines:#?}") };
+        assert_eq!(
+            (&open["open"], &open["status"], &open["bytes_sent"]),
+            (&json!(true), &json!(200), &json!(0))
+        );
+        assert_eq!(
+            (&end["open"], &end["status"], &end["bytes_sent"]),
+            (&json!(false), &json!(200), &json!(3))
+        );
     });
 }

@@ -302,7 +302,8 @@ pub struct CircuitBreakers {
 pub struct Memory {
     /// Bytes; `None`: the cgroup's limit, if it has one.
     pub limit: Option<u64>,
-    /// The share of the limit from which on new requests get 503 (default 90; 0: never).
+    /// The share of the limit from which on new requests get 503 (default 90; 0: never); sooner where that leaves less than
+    /// 12 MiB.
     pub shed_at_percent: u32,
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::Instant;
+use whichpod_access_log::Attempt;
 
 use super::{Exchange, Kind};
 use crate::error::{Ended, ended};
@@ -42,10 +43,18 @@ impl Exchange {
         }
     }
 
-    /// Writes a line of what is still running.
+    /// Writes a line of what is still running, once.
     pub fn write_open_line(&mut self) {
+        if std::mem::replace(&mut self.told_open, true) {
+            return;
+        }
+        self.times(Instant::now());
+        if self.kind == Kind::Request
+            && let Some(Attempt { duration, status: None, sent: true, .. }) = self.record.attempts.last_mut()
+        {
+            *duration = self.attempt_started.elapsed();
+        }
         self.record.open = true;
-        self.record.duration = self.started.elapsed();
         self.worker.write_line(&self.record);
         self.record.open = false;
     }
