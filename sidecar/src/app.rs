@@ -12,6 +12,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout};
 use whichpod_access_log::{Destination, Format, Log, WorkerLog, Writer};
 use whichpod_config::Config;
+use whichpod_proxy::listener::{Crew, Handed, accept, receive};
+use whichpod_proxy::site::Site;
+use whichpod_proxy::transport::Tls;
+use whichpod_proxy::worker::{Shared, Worker};
+use whichpod_proxy::{health_check, memory, translate};
 use whichpod_runtime::bind::{BindError, bind};
 use whichpod_runtime::diagnostics::Diagnostics;
 use whichpod_runtime::exit::Exit;
@@ -22,12 +27,7 @@ use whichpod_runtime::tls::{Client, ClientSettings};
 use whichpod_upstream::{Discovery, Options, Upstream, hickory};
 
 use crate::admin::{self, Admin};
-use crate::listener::{Crew, Handed, accept, receive};
 use crate::log_format;
-use crate::site::Site;
-use crate::transport::Tls;
-use crate::worker::{Shared, Worker};
-use crate::{health_check, memory, translate};
 
 /// A name that does not resolve keeps the app from starting for at most this long.
 const READY_AT_LATEST: Duration = Duration::from_secs(10);
@@ -300,8 +300,8 @@ fn bind_all(config: &Config) -> Result<BoundSockets, Vec<BindError>> {
 fn inherit_options(listener: &TcpListener) {
     let socket = socket2::SockRef::from(listener);
     let keep_alive = socket2::TcpKeepalive::new()
-        .with_time(crate::connect::KEEP_ALIVE)
-        .with_interval(crate::connect::KEEP_ALIVE / 3);
+        .with_time(whichpod_proxy::connect::KEEP_ALIVE)
+        .with_interval(whichpod_proxy::connect::KEEP_ALIVE / 3);
     if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keep_alive)) {
         tracing::warn!("cannot set TCP_NODELAY and keep-alive on a listener: {error}");
     }

@@ -10,13 +10,13 @@ use std::time::UNIX_EPOCH;
 
 use tokio::time::Instant;
 use whichpod_access_log::Flags;
+use whichpod_proxy::limits::Gate;
+use whichpod_proxy::site::Site;
+use whichpod_proxy::stats::Stats;
 use whichpod_runtime::metrics::{Collector, DescriptorEncoder, Exposition, Metrics};
 use whichpod_upstream::{DnsStats, SetState, Source, Upstream};
 
 use crate::admin::Admin;
-use crate::limits::Gate;
-use crate::site::Site;
-use crate::stats::Stats;
 
 /// All metrics as OpenMetrics text.
 pub fn text(admin: &Arc<Admin>) -> String {

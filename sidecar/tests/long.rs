@@ -21,11 +21,12 @@ use tokio::sync::oneshot;
 use tokio::time::{advance, sleep};
 use whichpod_access_log::{Destination, Filter, Log, Writer};
 use whichpod_config::{Outcome, load};
-use whichpod_sidecar::downstream::Downstream;
-use whichpod_sidecar::site::Site;
-use whichpod_sidecar::translate::settings;
-use whichpod_sidecar::worker::{Shared, Worker, spawn};
-use whichpod_sidecar::{connection, log_format};
+use whichpod_proxy::connection;
+use whichpod_proxy::downstream::Downstream;
+use whichpod_proxy::site::Site;
+use whichpod_proxy::translate::settings;
+use whichpod_proxy::worker::{Shared, Worker, spawn};
+use whichpod_sidecar::log_format;
 use whichpod_upstream::{Discovery, Options, hickory};
 
 const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);

@@ -10,12 +10,12 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use whichpod_config::{Host, Target};
+use whichpod_proxy::site::Site;
 use whichpod_upstream::{Endpoint, Source};
 
 use super::server::socket_address;
 use super::{Admin, Form, Params, TEXT_OR_JSON, form};
 use crate::metrics;
-use crate::site::Site;
 
 pub(super) async fn show(State(admin): State<Arc<Admin>>, params: Params) -> Response {
     let now = Instant::now();

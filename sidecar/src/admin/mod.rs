@@ -25,13 +25,13 @@ use serde_json::Value;
 use tokio::time::Instant;
 use whichpod_access_log::Log;
 use whichpod_config::Config;
+use whichpod_proxy::worker::Shared;
 use whichpod_runtime::diagnostics::Diagnostics;
 use whichpod_runtime::readiness::Readiness;
 use whichpod_runtime::shutdown::Trigger;
 use whichpod_runtime::{health_server, http_server};
 
 use crate::metrics;
-use crate::worker::Shared;
 
 /// What the admin server shows and can do.
 pub struct Admin {

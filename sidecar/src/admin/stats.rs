@@ -13,14 +13,14 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use serde_json::json;
 use whichpod_access_log::Flags;
+use whichpod_proxy::limits::Gate;
+use whichpod_proxy::site::Site;
 use whichpod_runtime::metrics::CONTENT_TYPE_OPENMETRICS;
 use whichpod_runtime::readiness::Status;
 use whichpod_upstream::Source;
 
 use super::{Admin, Form, Params, bad_request, form, server};
-use crate::limits::Gate;
 use crate::metrics::{self, CLASSES, Pods};
-use crate::site::Site;
 
 const FORMS: &[(&str, Form)] =
     &[("text", Form::Text), ("json", Form::Json), ("prometheus", Form::Prometheus)];

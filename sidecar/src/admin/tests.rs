@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 use whichpod_access_log::{Destination, Filter, Flags, Writer};
 use whichpod_config::{Document, Outcome, load};
+use whichpod_proxy::site::Site;
 use whichpod_runtime::bind::bind;
 use whichpod_runtime::diagnostics;
 use whichpod_runtime::shutdown::Shutdown;
@@ -20,7 +21,6 @@ use whichpod_upstream::{
 
 use super::*;
 use crate::log_format;
-use crate::site::Site;
 
 const DOCUMENT: &str = r#"{
     "upstreams": [
@@ -47,7 +47,11 @@ fn sidecar(diagnostics: Option<Diagnostics>) -> Sidecar {
     };
     let discovery = Discovery::new(Arc::new(OneAnswer::default()), Options::default());
     let site = |upstream: &whichpod_config::Upstream| {
-        Arc::new(Site::new(upstream.clone(), discovery.add(crate::translate::settings(upstream)), None))
+        Arc::new(Site::new(
+            upstream.clone(),
+            discovery.add(whichpod_proxy::translate::settings(upstream)),
+            None,
+        ))
     };
     let sites = config.upstreams.iter().map(site).collect();
     let format = log_format::compile("text").unwrap().format;

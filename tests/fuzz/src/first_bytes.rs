@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use whichpod_config::ProxyProtocol;
-use whichpod_sidecar::detect::{Verdict, is_http_response, taken_for};
-use whichpod_sidecar::proxy_protocol::header;
-use whichpod_sidecar::sni::Sni;
+use whichpod_protocols::detect::{Verdict, is_http_response, taken_for};
+use whichpod_protocols::proxy_protocol::header;
+use whichpod_protocols::sni::Sni;
 
 /// What a client speaks is the same however its bytes arrive: a verdict is final.
 pub fn detect(bytes: &[u8]) {
@@ -15,7 +15,7 @@ pub fn detect(bytes: &[u8]) {
     let lengths = (0..=bytes.len().min(256)).chain((256..=bytes.len()).step_by(509)).chain([bytes.len()]);
     for length in lengths {
         let begun = &bytes[..length];
-        let next = whichpod_sidecar::detect::detect(begun);
+        let next = whichpod_protocols::detect::detect(begun);
         assert!(verdict == Verdict::Undecided || verdict == next, "{verdict:?} became {next:?} at {length}");
         verdict = next;
         if next == Verdict::Undecided {

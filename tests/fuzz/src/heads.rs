@@ -6,9 +6,9 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 use whichpod_config::{Balance, HashOn, Limits};
-use whichpod_sidecar::hash::of_request;
-use whichpod_sidecar::headers::{X_REQUEST_ID, finish, prepare, trace_id};
-use whichpod_sidecar::{grpc as calls, headers};
+use whichpod_protocols::hash::of_request;
+use whichpod_protocols::headers::{X_REQUEST_ID, finish, prepare, trace_id};
+use whichpod_protocols::{grpc as calls, headers};
 
 use crate::parts::{fields, lines};
 

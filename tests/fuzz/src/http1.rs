@@ -18,11 +18,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use whichpod_access_log::{Destination, Log};
 use whichpod_config::{Config, Outcome, load};
-use whichpod_sidecar::downstream::Downstream;
-use whichpod_sidecar::memory::Gauge;
-use whichpod_sidecar::site::Site;
-use whichpod_sidecar::worker::{Shared, Worker};
-use whichpod_sidecar::{connection, log_format, translate};
+use whichpod_proxy::downstream::Downstream;
+use whichpod_proxy::memory::Gauge;
+use whichpod_proxy::site::Site;
+use whichpod_proxy::worker::{Shared, Worker};
+use whichpod_proxy::{connection, translate};
+use whichpod_sidecar::log_format;
 use whichpod_tests_sidecar::after_request;
 use whichpod_upstream::{Discovery, hickory};
 

@@ -17,15 +17,15 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 use whichpod_config::Limits;
+use whichpod_protocols::error::Failure;
+use whichpod_protocols::retry::Progress;
 
 use crate::body::RequestBody;
 use crate::connect::Opened;
-use crate::error::Failure;
 use crate::incoming::Incoming;
 use crate::io::{Traffic, UpstreamIo};
 use crate::peer::Peer;
 use crate::pool::Owner;
-use crate::retry::Progress;
 use crate::worker::Worker;
 
 /// A connection to a pod.

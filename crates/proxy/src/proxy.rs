@@ -7,24 +7,25 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
+use whichpod_protocols::error::{Failure, body, verdict};
+use whichpod_protocols::grpc;
+use whichpod_protocols::retry::{self, Decision, Progress, Replay};
+use whichpod_protocols::upgrade::{self, Switch};
+use whichpod_protocols::{hash, headers};
 use whichpod_upstream::Outcome;
 
 use crate::body::{Link, RequestBody, ResponseBody};
 use crate::connect::{Tried, acquire};
 use crate::downstream::Downstream;
-use crate::error::{Failure, body, verdict};
 use crate::exchange::Exchange;
-use crate::grpc;
 use crate::incoming::Incoming;
+use crate::limits;
 use crate::memory::Pressure;
 use crate::peer::Peer;
-use crate::retry::{self, Decision, Progress, Replay};
 use crate::site::Site;
 use crate::tunnel::Switched;
-use crate::upgrade::{self, Switch};
 use crate::upstream_connection::{SendError, UpstreamConnection};
 use crate::worker::Worker;
-use crate::{hash, headers, limits};
 
 /// A request that may not be sent twice takes only a connection that the pod cannot have closed yet.
 const FRESH: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! What a client speaks, told from its first bytes (`protocol: auto`).
 //!
-//! Pure: the waiting is in [`crate::connection`]. A verdict is final: more bytes never change it.
+//! Pure: the waiting is in [`whichpod_proxy::connection`]. A verdict is final: more bytes never change it.
 
 /// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

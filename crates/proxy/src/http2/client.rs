@@ -18,15 +18,15 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use whichpod_config::Limits;
+use whichpod_protocols::error::Failure;
+use whichpod_protocols::retry::Progress;
 use whichpod_upstream::EndpointId;
 
 use crate::body::RequestBody;
 use crate::connect::Opened;
-use crate::error::Failure;
 use crate::incoming::Incoming;
 use crate::peer::Peer;
 use crate::pool::Owner;
-use crate::retry::Progress;
 use crate::upstream_connection::SendError;
 use crate::worker::Worker;
 

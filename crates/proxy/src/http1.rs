@@ -15,9 +15,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 use whichpod_access_log::{Flags, Record};
+use whichpod_protocols::error::{Ended, Failure, Verdict, body, verdict};
 
 use crate::downstream::{Downstream, Over, Phase};
-use crate::error::{Ended, Failure, Verdict, body, verdict};
 use crate::incoming::Incoming;
 use crate::io::DownstreamIo;
 use crate::proxy;

@@ -10,11 +10,11 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use whichpod_config::Protocol;
+use whichpod_protocols::detect::{Verdict, detect, is_http_response, taken_for};
+use whichpod_protocols::error::{ConnectFailure, Failure};
 
 use crate::connect;
-use crate::detect::{Verdict, detect, is_http_response, taken_for};
 use crate::downstream::Downstream;
-use crate::error::{ConnectFailure, Failure};
 use crate::exchange::Exchange;
 use crate::http1;
 use crate::http2;

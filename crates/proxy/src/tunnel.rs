@@ -11,13 +11,13 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
+use whichpod_protocols::error::Ended;
+use whichpod_protocols::sni::Sni;
 
 use crate::downstream::LONG;
-use crate::error::Ended;
 use crate::exchange::Exchange;
 use crate::io::{DownstreamIo, UpstreamIo};
 use crate::peer::Peer;
-use crate::sni::Sni;
 
 /// Where bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

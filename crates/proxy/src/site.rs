@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Version};
 use whichpod_config::{Host, Protocol, TargetPort, Upstream as Settings};
+use whichpod_protocols::error::Failure;
 use whichpod_upstream::Upstream;
 
-use crate::error::Failure;
 use crate::limits::Limits;
 use crate::stats::Stats;
 use crate::transport::Tls;

@@ -17,10 +17,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use whichpod_protocols::error::{ConnectFailure, Failure};
 use whichpod_upstream::{Choice, EndpointId, NoEndpoint};
 
 use crate::body::Link;
-use crate::error::{ConnectFailure, Failure};
 use crate::exchange::Exchange;
 use crate::http2;
 use crate::limits::{self, Full, Permit};

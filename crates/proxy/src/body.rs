@@ -11,10 +11,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
+use whichpod_protocols::error::{Broken, Failure};
+use whichpod_protocols::headers::forbidden_in_trailers;
 
-use crate::error::{Broken, Failure};
 use crate::exchange::Exchange;
-use crate::headers::forbidden_in_trailers;
 use crate::http2;
 use crate::incoming::{BodyError, Incoming};
 use crate::peer::Peer;

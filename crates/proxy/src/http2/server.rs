@@ -16,10 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use whichpod_access_log::Flags;
 use whichpod_config::Limits;
+use whichpod_protocols::error::{Failure, Verdict, verdict};
 
 use crate::body::ResponseBody;
 use crate::downstream::{Downstream, Over, Phase};
-use crate::error::{Failure, Verdict, verdict};
 use crate::incoming::Incoming;
 use crate::proxy;
 use crate::site::Site;
@@ -91,7 +91,7 @@ async fn answer(
 ) {
     let (head, stream) = request.into_parts();
     let body = Incoming::http2(stream, &head.headers);
-    let expects_continue = crate::headers::expects_continue(&head.headers);
+    let expects_continue = whichpod_protocols::headers::expects_continue(&head.headers);
     if expects_continue && !body.is_end_stream() {
         let mut go_on = Response::new(());
         *go_on.status_mut() = http::StatusCode::CONTINUE;

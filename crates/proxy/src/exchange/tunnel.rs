@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::Instant;
 use whichpod_access_log::Attempt;
+use whichpod_protocols::error::{Ended, ended};
 
 use super::{Exchange, Kind};
-use crate::error::{Ended, ended};
 use crate::tunnel::Direction;
 
 impl Exchange {

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use whichpod_protocols::error::{Failure, verdict};
 
 use crate::connect::{self, Opened};
-use crate::error::{Failure, verdict};
 use crate::exchange::Exchange;
 use crate::io::{DownstreamIo, UpstreamIo};
 use crate::tunnel::{self, Ends};

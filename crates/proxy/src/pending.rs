@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::timeout;
+use whichpod_protocols::error::Failure;
 use whichpod_upstream::Choice;
 
-use crate::error::Failure;
 use crate::exchange::Exchange;
 use crate::limits::{self, Full, Gate, Permit};
 

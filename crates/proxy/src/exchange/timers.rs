@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 use whichpod_config::Timeouts;
+use whichpod_protocols::error::Failure;
 
 use crate::body::BodyProgress;
-use crate::error::Failure;
 
 /// The timeouts of one request; off unless configured, and then no timer exists.
 pub(super) struct Timers {
