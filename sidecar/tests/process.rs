@@ -475,7 +475,7 @@ async fn a_connection_that_is_idle_costs_little_and_serves_again() {
     }
     until("it gives memory back", async || {
         // A client's connection and a pod's.
-        process.memory("VmRSS").saturating_sub(before) < CLIENTS as u64 * 12
+        process.memory("VmRSS").saturating_sub(before) < CLIENTS as u64 * 8
     })
     .await;
     // A request in two pieces, the first of them with the request before.

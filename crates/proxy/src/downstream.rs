@@ -254,11 +254,14 @@ impl Downstream {
         self.switched.take()
     }
 
-    /// Nothing was heard of the client for long: its connection is to give back the memory that it has no use for.
-    pub fn rest(&self) {
-        if !self.multiplexed.get() && !self.may_rest.replace(true) {
+    /// Nothing was heard of the client for long: its connection is to give back the memory that it has no use for. True if
+    /// it was not told before.
+    pub fn rest(&self) -> bool {
+        let new = !self.multiplexed.get() && !self.may_rest.replace(true);
+        if new {
             self.wake();
         }
+        new
     }
 
     /// True once after [`Self::rest`], if nothing goes on now.

@@ -218,8 +218,9 @@ pub async fn watch(shared: Arc<Shared>) {
 }
 
 /// Has the allocator give the kernel back what is free. It does that on its own while it is at work, but a process that
-/// refuses everything has no work; to free something large, untouched as it is, is the occasion.
-fn give_back() {
+/// refuses everything, or whose clients are silent, has no work; to free something large, untouched as it is, is the occasion.
+/// It looks after the memory of the thread that calls it.
+pub fn give_back() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20)));
 }
 

@@ -100,19 +100,19 @@ impl Pool {
         Some(connection)
     }
 
-    /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone; lets others rest.
-    pub fn sweep(&mut self, cx: &mut Context<'_>) {
-        let now = Instant::now();
+    /// Closes what was idle for too long, what the pod closed, and what belongs to pods that are gone; lets others rest, and
+    /// tells if one did.
+    pub fn sweep(&mut self, cx: &mut Context<'_>) -> bool {
+        let (now, mut rested) = (Instant::now(), false);
         self.idle.retain(|_, connections| {
             connections.retain_mut(|connection| {
                 let idle = now.duration_since(connection.idle_since);
-                if idle >= REST {
-                    connection.rest();
-                }
+                rested |= idle >= REST && connection.rest();
                 idle < connection.idle_limit && !connection.peer.endpoint.is_gone() && !connection.drive(cx)
             });
             !connections.is_empty()
         });
+        rested
     }
 
     /// Closes the idle connections of pods that are gone.

@@ -134,8 +134,8 @@ impl UpstreamConnection {
         ready && !self.traffic.refused()
     }
 
-    /// Gives back the memory that it has no use for while it is idle.
-    pub fn rest(&mut self) {
+    /// Gives back the memory that it has no use for while it is idle; true if there was some.
+    pub fn rest(&mut self) -> bool {
         if let State::Awake(_) = self.state
             && self.is_reusable()
             && let State::Awake(awake) = std::mem::replace(&mut self.state, State::Ended)
@@ -144,7 +144,9 @@ impl UpstreamConnection {
             if parts.read_buf.is_empty() {
                 self.state = State::Resting(parts.io.into_inner());
             }
+            return true;
         }
+        false
     }
 
     async fn wake(&mut self) -> Option<&mut Awake> {

@@ -27,6 +27,8 @@ use crate::upstream_connection::UpstreamConnection;
 const FLUSH: Duration = Duration::from_millis(100);
 /// So many bytes pass through a tunnel at a time.
 const PASS: usize = 64 * 1024;
+/// So many sweeps after a connection has come to rest, what it held is given back: the allocator waits a while itself.
+const TIDYING: u32 = 20;
 /// How often deadlines of connections are looked at: one timer a worker instead of one a connection.
 const SWEEP: Duration = Duration::from_millis(500);
 /// While memory is short, heads and idle connections have only this long: their requests would get no more than 503.
@@ -220,6 +222,7 @@ impl Worker {
 
     /// Ends connections whose time is over; runs for as long as the worker, and sleeps while there are none.
     pub async fn sweep(&self) {
+        let mut tidying = 0_u32;
         loop {
             let pods = self.pool.borrow().is_empty() && self.http2.borrow().is_empty();
             if self.connections.borrow().is_empty() && pods {
@@ -227,14 +230,14 @@ impl Worker {
                 self.needs_sweeping.notified().await;
             }
             sleep(if self.memory_is_short() { memory::LOOK } else { SWEEP }).await;
-            self.expire_clients(Instant::now());
+            let mut rested = self.expire_clients(Instant::now());
             self.paused.take().into_iter().for_each(Waker::wake);
             self.http2.borrow_mut().sweep();
-            poll_fn(|cx| {
-                self.pool.borrow_mut().sweep(cx);
-                Poll::Ready(())
-            })
-            .await;
+            rested |= poll_fn(|cx| Poll::Ready(self.pool.borrow_mut().sweep(cx))).await;
+            tidying = if rested { TIDYING } else { tidying.saturating_sub(1) };
+            if tidying > 0 {
+                memory::give_back();
+            }
         }
     }
 
@@ -253,7 +256,9 @@ impl Worker {
         self.shared.memory.pressure() != Pressure::None
     }
 
-    fn expire_clients(&self, now: Instant) {
+    /// True if one of them is to rest from now on.
+    fn expire_clients(&self, now: Instant) -> bool {
+        let mut rested = false;
         let pressure = self.shared.memory.pressure();
         let draining = self.shared.is_draining();
         for (downstream, timeouts) in self.connections.borrow().values() {
@@ -274,11 +279,12 @@ impl Worker {
             {
                 downstream.end(Over::Memory);
             } else if phase == Phase::Idle && age >= REST {
-                downstream.rest();
+                rested |= downstream.rest();
             } else {
                 downstream.wake_long(now);
             }
         }
+        rested
     }
 }
 

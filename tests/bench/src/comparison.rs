@@ -32,6 +32,8 @@ const CALM: f64 = 0.3;
 const WARMING: usize = 8;
 /// TCP: there and back at a time.
 const CHUNK: usize = 16 * 1024;
+/// Connections are idle when nothing was heard of them for this long.
+const SILENCE: Duration = Duration::from_secs(8);
 
 /// Runs the comparison; false if a request failed, or a contestant could not take part.
 ///
@@ -279,7 +281,7 @@ impl Bench<'_> {
             let mut after = before;
             let mut spent = f64::NAN;
             let outcome = client.requests(connections, folder, || {
-                pause(self.length());
+                pause(SILENCE);
                 let cpu = family.cpu()?;
                 pause(self.length());
                 spent = (family.cpu()? - cpu).total / self.length().as_secs_f64();
