@@ -267,7 +267,9 @@ async fn serve_streams(stream: TcpStream, mut told: oneshot::Receiver<()>) {
                 let body = answer.send_response(http::Response::new(()), !is_long).unwrap();
                 held = if is_long { Some(body) } else { held };
             }
-            Ok(()) = &mut told => held.take().unwrap().send_data(Bytes::from_static(b"abc"), true).unwrap(),
+            Ok(()) = &mut told, if held.is_some() => {
+                held.take().unwrap().send_data(Bytes::from_static(b"abc"), true).unwrap();
+            }
             else => return,
         }
     }

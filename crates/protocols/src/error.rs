@@ -131,6 +131,15 @@ pub struct Verdict {
     pub close: bool,
 }
 
+/// What is told of a head that did not come in time: there was no request, so there is no answer.
+pub const HEAD_TIMEOUT: Verdict = Verdict {
+    status: None,
+    flags: Flags::STREAM_IDLE,
+    details: "request_header_timeout",
+    what: "the request's head did not come in time",
+    close: true,
+};
+
 /// The table: every failure before a response has begun.
 #[must_use]
 pub const fn verdict(failure: Failure) -> Verdict {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use slab::Slab;
 use tokio::time::Instant;
 use whichpod_access_log::Record;
+use whichpod_protocols::error::{Failure, HEAD_TIMEOUT, Verdict, verdict};
 
 use crate::body::BodyProgress;
 use crate::memory::Pressure;
@@ -135,6 +136,12 @@ impl Downstream {
         record
     }
 
+    /// The first byte of a head has come.
+    pub fn begin_head(&self) {
+        self.phase.set(Phase::Head);
+        self.since.set(Instant::now());
+    }
+
     /// A head is complete; returns when its first byte came.
     pub fn begin_request(&self) -> Instant {
         // A pipelined head came with the bytes before it: its time starts now.
@@ -237,6 +244,14 @@ impl Downstream {
         self.resets.get() * 2 > self.requests.get().max(RESETS)
     }
 
+    /// Who reads from the socket: woken when the connection is to end, or to rest.
+    pub fn read_by(&self, waker: &Waker) {
+        let mut reader = self.reader.borrow_mut();
+        if !reader.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *reader = Some(waker.clone());
+        }
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.reader.take() {
             waker.wake();
@@ -280,9 +295,35 @@ impl Downstream {
         self.wake();
     }
 
+    /// Ends the connection for want of memory, at the read that is made now.
+    pub fn cut(&self) {
+        self.over.set(Some(Over::Memory));
+    }
+
+    /// Why it was ended by [`Self::end`].
+    #[must_use]
+    pub fn over(&self) -> Option<Over> {
+        self.over.get()
+    }
+
+    /// What is told of a head that is not complete, once the connection is ended here.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<Verdict> {
+        self.over().filter(|_| self.phase().0 == Phase::Head).map(|over| match over {
+            Over::Time => HEAD_TIMEOUT,
+            Over::Memory => verdict(Failure::Overloaded),
+        })
+    }
+
     /// Lets the connection end with a reset (RST) instead of an orderly end (FIN).
     pub fn reset(&self) {
         self.reset.set(true);
+    }
+
+    /// True once [`Self::reset`] was called.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        self.reset.get()
     }
 
     /// Lets requests that are [`LONG`] open say so: each is woken once.
@@ -316,39 +357,8 @@ impl Downstream {
         self.waiting.borrow_mut().try_remove(number);
     }
 
-    /// Why it was ended by [`Self::end`].
-    #[must_use]
-    pub fn over(&self) -> Option<Over> {
-        self.over.get()
-    }
-
-    /// The first byte of a head has come.
-    pub fn begin_head(&self) {
-        self.phase.set(Phase::Head);
-        self.since.set(Instant::now());
-    }
-
-    /// Ends the connection for want of memory, at the read that is made now.
-    pub fn cut(&self) {
-        self.over.set(Some(Over::Memory));
-    }
-
-    /// Who reads from the socket: woken when the connection is to end, or to rest.
-    pub fn read_by(&self, waker: &Waker) {
-        let mut reader = self.reader.borrow_mut();
-        if !reader.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *reader = Some(waker.clone());
-        }
-    }
-
     /// Whether the client does not take what is there for it; true if that is new.
     pub fn block(&self, blocked: bool) -> bool {
         self.blocked.replace(blocked) != blocked
-    }
-
-    /// True once [`Self::reset`] was called.
-    #[must_use]
-    pub fn is_reset(&self) -> bool {
-        self.reset.get()
     }
 }

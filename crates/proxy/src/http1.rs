@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use whichpod_access_log::{Flags, Record};
 use whichpod_protocols::error::{Ended, Failure, Verdict, body, verdict};
 
-use crate::downstream::{Downstream, Over, Phase};
+use crate::downstream::Downstream;
 use crate::incoming::Incoming;
 use crate::io::DownstreamIo;
 use crate::proxy;
@@ -117,15 +117,12 @@ fn answered(error: &hyper::Error) -> Option<StatusCode> {
 
 /// The line of a head that never became a request: hyper answered it, or its time was over.
 fn refused_head(error: &hyper::Error, downstream: &Downstream, site: &Site) -> Option<Record> {
-    let (phase, since) = downstream.phase();
+    let (_, since) = downstream.phase();
     let (status, flags, details) = if error.is_parse() {
         (answered(error), Flags::DOWNSTREAM_PROTOCOL, "http1.codec_error")
     } else {
-        match downstream.over() {
-            Some(Over::Time) if phase == Phase::Head => (None, Flags::STREAM_IDLE, "request_header_timeout"),
-            Some(Over::Memory) if phase == Phase::Head => (SHED.status, SHED.flags, SHED.details),
-            _ => return None,
-        }
+        let Verdict { status, flags, details, .. } = downstream.unfinished()?;
+        (status, flags, details)
     };
     let mut record = downstream.record(site, SystemTime::now());
     record.status = status;

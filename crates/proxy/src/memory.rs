@@ -81,6 +81,12 @@ impl Gauge {
         }
     }
 
+    /// True if requests are shed.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.pressure() != Pressure::None
+    }
+
     /// So many bytes were read that stay here for a while; looks at memory if they could have used up what there was.
     pub fn grow(&self, bytes: usize) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -162,8 +168,8 @@ impl Pause {
         self.fills = fills;
     }
 
-    /// Reads when that may be (`expects`: what comes will stay here), and little at a time: a buffer costs memory only where it is filled. What has waited for too
-    /// long is cut off, unless there is nothing to read anyway.
+    /// Reads when that may be (`expects`: what comes will stay here), and little at a time: a buffer costs memory only where
+    /// it is filled. What has waited for too long is cut off, unless there is nothing to read anyway.
     ///
     /// # Errors
     /// Those of the read, and `OutOfMemory`.
@@ -210,7 +216,7 @@ fn poll_little<S: AsyncRead + Unpin>(
 pub async fn watch(shared: Arc<Shared>) {
     while shared.memory.watched.is_some() {
         shared.memory.look();
-        if shared.memory.pressure() != Pressure::None {
+        if shared.memory.is_short() {
             give_back();
         }
         sleep(LOOK).await;

@@ -20,7 +20,6 @@ use crate::downstream::Downstream;
 use crate::exchange::Exchange;
 use crate::incoming::Incoming;
 use crate::limits;
-use crate::memory::Pressure;
 use crate::peer::Peer;
 use crate::site::Site;
 use crate::tunnel::Switched;
@@ -87,7 +86,7 @@ async fn forward(
     request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Link), Failure> {
     let mut request = prepare(exchange, request)?;
-    if exchange.worker.shared.memory.pressure() != Pressure::None {
+    if exchange.worker.shared.memory.is_short() {
         return Err(Failure::Overloaded);
     }
     exchange.permit = limits::enter(exchange.site.limits.requests.as_ref()).map_err(|_| Failure::Overflow)?;
@@ -110,7 +109,7 @@ async fn forward(
     let mut retries = 0;
     for _ in 0..MOST_SENDS {
         let mut link = acquire(exchange, &mut tried, max_idle, version).await?;
-        if exchange.worker.shared.memory.pressure() != Pressure::None {
+        if exchange.worker.shared.memory.is_short() {
             // To send it takes memory again, and it may have waited for long.
             return Err(Failure::Overloaded);
         }

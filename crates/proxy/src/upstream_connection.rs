@@ -181,20 +181,18 @@ impl UpstreamConnection {
     ) -> Result<Response<Incoming>, SendError> {
         let traffic = Rc::clone(&self.traffic);
         let (read, written) = (traffic.read(), traffic.written());
-        let Some(Awake { sender, driver, ended }) = self.wake().await else {
+        let Some(awake) = self.wake().await else {
             let (failure, progress) = (Failure::Closed, Progress::NothingSent);
             return Err(SendError { failure, reason: failure.reason(), progress, request: Some(request) });
         };
-        let mut response = pin!(sender.try_send_request(request));
+        let mut response = pin!(awake.sender.try_send_request(request));
         let result = poll_fn(|cx| {
-            if !*ended {
-                *ended = Pin::new(&mut *driver).poll(cx).is_ready();
-            }
+            let ended = awake.drive(cx);
             // Only the driver completes it, and that is woken by `cx`: another waker would have this task run twice.
             if let Poll::Ready(result) = response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 return Poll::Ready(Ok(result));
             }
-            if *ended {
+            if ended {
                 return Poll::Ready(Err(Failure::Closed));
             }
             match interrupted(cx) {

@@ -18,7 +18,7 @@ use whichpod_config::Timeouts;
 use crate::downstream::{Downstream, Over, Phase};
 use crate::http2;
 use crate::limits::{Gate, Permit};
-use crate::memory::{self, Pressure};
+use crate::memory;
 use crate::pool::{Pool, REST};
 use crate::site::Site;
 use crate::upstream_connection::UpstreamConnection;
@@ -229,7 +229,7 @@ impl Worker {
                 self.sweeping.set(false);
                 self.needs_sweeping.notified().await;
             }
-            sleep(if self.memory_is_short() { memory::LOOK } else { SWEEP }).await;
+            sleep(if self.shared.memory.is_short() { memory::LOOK } else { SWEEP }).await;
             let mut rested = self.expire_clients(Instant::now());
             self.paused.take().into_iter().for_each(Waker::wake);
             self.http2.borrow_mut().sweep();
@@ -250,10 +250,6 @@ impl Worker {
         if !self.sweeping.replace(true) {
             self.needs_sweeping.notify_one();
         }
-    }
-
-    fn memory_is_short(&self) -> bool {
-        self.shared.memory.pressure() != Pressure::None
     }
 
     /// True if one of them is to rest from now on.

@@ -2,7 +2,8 @@
 //!
 //! [`ControlPlane`] takes a few seconds and no privilege, and is enough for admission. [`Node`] also runs pods, needs
 //! root, and lives in namespaces of its own: reach it by its [`Client`]. [`Cluster`] is a node or somebody's own
-//! cluster. [`programs`] builds what they are made of, once. Every process that is started here ends with this one, even if this one is killed.
+//! cluster. [`programs`] builds what they are made of, once. Every process that is started here ends with this one, even if
+//! this one is killed.
 
 /// A line for whoever waits at a terminal or reads a test's output.
 macro_rules! say {
@@ -13,6 +14,7 @@ mod certificates;
 mod cgroup;
 mod client;
 mod cluster;
+pub mod command;
 mod control_plane;
 mod folder;
 mod http;

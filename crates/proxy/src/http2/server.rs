@@ -16,10 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use whichpod_access_log::Flags;
 use whichpod_config::Limits;
-use whichpod_protocols::error::{Failure, Verdict, verdict};
+use whichpod_protocols::error::Verdict;
 
 use crate::body::ResponseBody;
-use crate::downstream::{Downstream, Over, Phase};
+use crate::downstream::Downstream;
 use crate::incoming::Incoming;
 use crate::proxy;
 use crate::site::Site;
@@ -29,9 +29,6 @@ use super::{CONNECTION_WINDOW, Pump, SEND_BUFFER, STREAM_WINDOW, Stopped};
 
 /// Streams that a client may open and reset in one breath, before we have looked at them.
 const RESETS_UNSEEN: usize = 256;
-
-/// What ends a connection inside of a head when memory runs short.
-const SHED: Verdict = verdict(Failure::Overloaded);
 
 /// Serves one connection until either side ends it; the preface is still to be read from `io`.
 pub async fn serve<I>(worker: Rc<Worker>, site: Arc<Site>, io: I, downstream: Rc<Downstream>)
@@ -131,13 +128,8 @@ fn broken(error: &h2::Error, since: Instant, worker: &Worker, site: &Site, downs
     } else if downstream.is_abusive() {
         (Flags::DOWNSTREAM_PROTOCOL, "http2.too_many_resets")
     } else {
-        match downstream.over() {
-            Some(Over::Time) if downstream.phase().0 == Phase::Head => {
-                (Flags::STREAM_IDLE, "request_header_timeout")
-            }
-            Some(Over::Memory) if downstream.phase().0 == Phase::Head => (SHED.flags, SHED.details),
-            _ => return,
-        }
+        let Some(Verdict { flags, details, .. }) = downstream.unfinished() else { return };
+        (flags, details)
     };
     let mut record = downstream.record(site, SystemTime::now());
     record.flags = flags;
