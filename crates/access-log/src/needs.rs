@@ -37,15 +37,9 @@ pub(crate) fn index_of(name: HeaderName, names: &mut Vec<HeaderName>) -> usize {
 
 fn value(name: &HeaderName, from: &HeaderMap) -> Option<HeaderValue> {
     // Heads are short: looking at each name costs less than hashing the one that is looked for, which is mostly not there.
-    if !from.keys().any(|there| there == name) {
-        return None;
-    }
-    if !matches!(name.as_str(), "x-forwarded-for" | "forwarded" | "via") {
-        return from.get(name).cloned();
-    }
-    let mut values = from.get_all(name).iter();
-    let first = values.next()?;
-    if values.next().is_none() {
+    let (_, first) = from.iter().find(|(there, _)| *there == name)?;
+    let is_list = matches!(name.as_str(), "x-forwarded-for" | "forwarded" | "via");
+    if !is_list || from.get_all(name).iter().nth(1).is_none() {
         return Some(first.clone());
     }
     let mut joined = Vec::new();

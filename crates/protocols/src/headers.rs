@@ -34,6 +34,7 @@ pub fn prepare(
     has_body: bool,
 ) -> Result<(), Failure> {
     let from_http2 = head.version == Version::HTTP_2;
+    let there = Present::of(&head.headers);
     if head.method == Method::CONNECT {
         // RFC 9113 §8.5.
         let malformed = from_http2 && head.uri.authority().is_none();
@@ -45,20 +46,20 @@ pub fn prepare(
     }
     if from_http2 {
         check_http2(head, limits)?;
-        check_length(&head.headers)?;
+        check_length(&head.headers, there)?;
         check_authority(head, target_host)?;
     } else {
         check_host(head, target_host)?;
-        check_framing(&head.headers)?;
-        if has(&head.headers, &header::TRANSFER_ENCODING) {
+        check_framing(&head.headers, there)?;
+        if there.has(Present::TRANSFER_ENCODING) {
             // Some pods know only this spelling.
             head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         to_origin_form(&mut head.uri)?;
     }
-    let trailers = accepts_trailers(&head.headers);
-    strip_hop_by_hop(&mut head.headers);
-    if expects_continue(&head.headers) {
+    let trailers = there.has(Present::TE) && accepts_trailers(&head.headers);
+    strip(&mut head.headers, there);
+    if there.has(Present::EXPECT) && expects_continue(&head.headers) {
         head.headers.remove(header::EXPECT);
     }
     let to_http2 = pod == Version::HTTP_2;
@@ -67,7 +68,7 @@ pub fn prepare(
         (true, false) => {
             authority_to_host(head)?;
             join_cookies(&mut head.headers);
-            if has_body && !has(&head.headers, &header::CONTENT_LENGTH) {
+            if has_body && !there.has(Present::CONTENT_LENGTH) {
                 head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
@@ -97,8 +98,12 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
 /// [`Failure::UpstreamProtocol`] for a transfer coding other than chunked: it cannot be passed on, because it
 /// belongs to the pod's connection.
 pub fn finish(headers: &mut HeaderMap) -> Result<Option<u64>, Failure> {
-    let mut idle_seconds = first(headers, &KEEP_ALIVE).and_then(keep_alive_timeout);
-    if has(headers, &header::TRANSFER_ENCODING) {
+    let there = Present::of(headers);
+    let mut idle_seconds = None;
+    if there.has(Present::KEEP_ALIVE) {
+        idle_seconds = first(headers, &KEEP_ALIVE).and_then(keep_alive_timeout);
+    }
+    if there.has(Present::TRANSFER_ENCODING) {
         let (coding, another) = first_two(headers, header::TRANSFER_ENCODING);
         let chunked = coding.is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if !chunked || another.is_some() {
@@ -111,7 +116,7 @@ pub fn finish(headers: &mut HeaderMap) -> Result<Option<u64>, Failure> {
             idle_seconds = Some(0);
         }
     }
-    strip_hop_by_hop(headers);
+    strip(headers, there);
     Ok(idle_seconds)
 }
 
@@ -311,21 +316,23 @@ fn is_valid_host(host: &[u8]) -> bool {
 }
 
 /// One unambiguous length: `Transfer-Encoding: chunked` alone, or one Content-Length (RFC 9112 §6.3).
-fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
-    if let (Some(coding), another) = first_two(headers, header::TRANSFER_ENCODING) {
+fn check_framing(headers: &HeaderMap, there: Present) -> Result<(), Failure> {
+    if there.has(Present::TRANSFER_ENCODING)
+        && let (Some(coding), another) = first_two(headers, header::TRANSFER_ENCODING)
+    {
         if another.is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             return Err(Failure::BadRequest("the only transfer coding that is accepted is chunked"));
         }
-        if has(headers, &header::CONTENT_LENGTH) {
+        if there.has(Present::CONTENT_LENGTH) {
             return Err(Failure::BadRequest("there is both Content-Length and Transfer-Encoding"));
         }
     }
-    check_length(headers)
+    check_length(headers, there)
 }
 
 /// At most one Content-Length: h2 lets two through that are equal, which not every pod takes for one.
-fn check_length(headers: &HeaderMap) -> Result<(), Failure> {
-    if values(headers, header::CONTENT_LENGTH).count() > 1 {
+fn check_length(headers: &HeaderMap, there: Present) -> Result<(), Failure> {
+    if there.has(Present::CONTENT_LENGTH) && values(headers, header::CONTENT_LENGTH).count() > 1 {
         return Err(Failure::BadRequest("there are two Content-Length headers"));
     }
     Ok(())
@@ -365,27 +372,68 @@ fn first_two(headers: &HeaderMap, name: HeaderName) -> (Option<&HeaderValue>, Op
     (values.next(), values.next())
 }
 
-fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+pub(crate) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|there| there == name)
 }
 
 fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    if has(headers, name) { headers.get(name) } else { None }
+    headers.iter().find(|(there, _)| *there == name).map(|(_, value)| value)
 }
 
-/// Fields for this connection only (RFC 9110 §7.6.1); Connection is the first.
-static HOP_BY_HOP: [HeaderName; 6] =
-    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::UPGRADE, HTTP2_SETTINGS];
+/// Which of the fields that the rules look for are in a head: each of its names is looked at once.
+#[derive(Clone, Copy)]
+struct Present(u16);
+
+impl Present {
+    const CONNECTION: u16 = 1;
+    const KEEP_ALIVE: u16 = 1 << 1;
+    const PROXY_CONNECTION: u16 = 1 << 2;
+    const TE: u16 = 1 << 3;
+    const UPGRADE: u16 = 1 << 4;
+    const HTTP2_SETTINGS: u16 = 1 << 5;
+    const TRANSFER_ENCODING: u16 = 1 << 6;
+    const CONTENT_LENGTH: u16 = 1 << 7;
+    const EXPECT: u16 = 1 << 8;
+
+    fn of(headers: &HeaderMap) -> Self {
+        Self(headers.keys().fold(0, |all, name| {
+            all | match name.as_str() {
+                "connection" => Self::CONNECTION,
+                "keep-alive" => Self::KEEP_ALIVE,
+                "proxy-connection" => Self::PROXY_CONNECTION,
+                "te" => Self::TE,
+                "upgrade" => Self::UPGRADE,
+                "http2-settings" => Self::HTTP2_SETTINGS,
+                "transfer-encoding" => Self::TRANSFER_ENCODING,
+                "content-length" => Self::CONTENT_LENGTH,
+                "expect" => Self::EXPECT,
+                _ => 0,
+            }
+        }))
+    }
+
+    fn has(self, field: u16) -> bool {
+        self.0 & field != 0
+    }
+}
+
+/// Fields for this connection only (RFC 9110 §7.6.1).
+static HOP_BY_HOP: [(u16, HeaderName); 6] = [
+    (Present::CONNECTION, header::CONNECTION),
+    (Present::KEEP_ALIVE, KEEP_ALIVE),
+    (Present::PROXY_CONNECTION, PROXY_CONNECTION),
+    (Present::TE, header::TE),
+    (Present::UPGRADE, header::UPGRADE),
+    (Present::HTTP2_SETTINGS, HTTP2_SETTINGS),
+];
 
 /// Removes them, and those that Connection names.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut found = [false; HOP_BY_HOP.len()];
-    for name in headers.keys() {
-        if let Some(index) = HOP_BY_HOP.iter().position(|field| field == name) {
-            found[index] = true;
-        }
-    }
-    if found[0] {
+    strip(headers, Present::of(headers));
+}
+
+fn strip(headers: &mut HeaderMap, there: Present) {
+    if there.has(Present::CONNECTION) {
         let mut named = Vec::new();
         for value in values(headers, header::CONNECTION) {
             // The usual values name no field; a Vec that stays empty costs nothing.
@@ -397,8 +445,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for (name, found) in HOP_BY_HOP.iter().zip(found) {
-        if found {
+    for (field, name) in &HOP_BY_HOP {
+        if there.has(*field) {
             headers.remove(name);
         }
     }

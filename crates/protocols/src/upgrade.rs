@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, Version};
 
 use crate::error::Failure;
-use crate::headers::strip_hop_by_hop;
+use crate::headers::{has, strip_hop_by_hop};
 
 /// What a client asks a connection to become.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub fn asked(head: &Parts, has_body: bool) -> Option<Switch> {
     if head.method == Method::CONNECT {
         return Some(Switch::Connect);
     }
-    if !head.headers.contains_key(header::UPGRADE)
+    if !has(&head.headers, &header::UPGRADE)
         || has_body
         || head.version != Version::HTTP_11
         || !names(&head.headers, header::CONNECTION, "upgrade")

@@ -336,12 +336,15 @@ impl PodBody {
         };
         // hyper hands a frame over only to a body that was polled before, so: poll, drive, poll. Frames come from
         // the driver alone, and that is woken by `cx`: another waker would have this task run twice.
+        // Nor need the driver be woken: it is driven next, be it when the frame was passed on.
         let idle = &mut Context::from_waker(Waker::noop());
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(idle) {
-            return Poll::Ready(frame);
+        let incoming = &mut self.incoming;
+        let frame = connection.while_driving(|| Pin::new(&mut *incoming).poll_frame(idle));
+        if frame.is_ready() {
+            return frame;
         }
         connection.drive(cx);
-        Pin::new(&mut self.incoming).poll_frame(idle)
+        connection.while_driving(|| Pin::new(incoming).poll_frame(idle))
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {

@@ -138,12 +138,13 @@ async fn acquire_connection(
 ) -> Result<Box<UpstreamConnection>, Failure> {
     let choice = choose(exchange, tried, []).await?;
     exchange.chosen(&choice);
-    let idle = |exchange: &Exchange, choice: &Choice| {
-        exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), exchange.owner(), max_idle)
+    let take = |exchange: &Exchange, choice: &Choice, now| {
+        exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), exchange.owner(), max_idle, now)
     };
-    if let Some(connection) = idle(exchange, &choice) {
+    if let Some(connection) = take(exchange, &choice, choice.at) {
         return Ok(connection);
     }
+    let idle = |exchange: &Exchange, choice: &Choice| take(exchange, choice, Instant::now());
     match room(exchange, &choice, idle).await? {
         Room::Idle(connection) => Ok(connection),
         Room::New(permit) => match connect(exchange, tried, choice, permit, idle).await? {

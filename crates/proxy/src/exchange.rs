@@ -226,7 +226,7 @@ impl Exchange {
 
     /// A pod was chosen: the time of the attempt starts.
     pub fn chosen(&mut self, choice: &Choice) {
-        self.attempt_started = Instant::now();
+        self.attempt_started = choice.at;
         self.record.endpoints = Some(choice.endpoints);
         self.record.dns_age = Some(choice.dns_age);
         if choice.virtual_ip {

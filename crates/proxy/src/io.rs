@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -267,14 +268,16 @@ impl AsyncRead for UpstreamIo {
 /// Up to this many bytes are copied together: one `send` costs less than one `writev`.
 const SMALL: usize = 2048;
 
-/// Copies small writes into one; `None` if they are not small.
-fn join(bufs: &[io::IoSlice<'_>], joined: &mut [u8; SMALL]) -> Option<usize> {
-    let mut length = 0;
+/// Small writes as one; `None` if they are not small.
+fn join(bufs: &[io::IoSlice<'_>]) -> Option<SmallVec<[u8; SMALL]>> {
+    let mut joined = SmallVec::new();
     for buf in bufs {
-        joined.get_mut(length..length + buf.len())?.copy_from_slice(buf);
-        length += buf.len();
+        if buf.len() > SMALL - joined.len() {
+            return None;
+        }
+        joined.extend_from_slice(buf);
     }
-    Some(length)
+    Some(joined)
 }
 
 /// Writes go to the socket unchanged; `$after` makes of each its result, and hears how many bytes were offered.
@@ -295,9 +298,8 @@ macro_rules! pass_writes_on {
                 cx: &mut Context<'_>,
                 bufs: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                let mut joined = [0; SMALL];
-                let polled = match join(bufs, &mut joined) {
-                    Some(length) => Pin::new(&mut self.stream).poll_write(cx, &joined[..length]),
+                let polled = match join(bufs) {
+                    Some(joined) => Pin::new(&mut self.stream).poll_write(cx, &joined),
                     None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
                 };
                 $after(&*self, polled, bufs.iter().map(|buf| buf.len()).sum())

@@ -27,6 +27,7 @@ pub mod peer;
 pub mod pending;
 pub mod transport;
 
+pub mod driver_waker;
 pub mod pool;
 pub mod upstream_connection;
 

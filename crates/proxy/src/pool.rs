@@ -55,6 +55,7 @@ impl Pool {
         endpoint: EndpointId,
         owner: Owner,
         max_idle: Duration,
+        now: Instant,
     ) -> Option<Box<UpstreamConnection>> {
         // It is only looked at: whoever uses it registers a waker of its own.
         let cx = &mut Context::from_waker(Waker::noop());
@@ -62,12 +63,12 @@ impl Pool {
         while let Some(mut connection) = connections.pop() {
             let limit = connection.idle_limit.min(max_idle);
             // The one used last is the freshest: what lies below it is older still.
-            if connection.idle_since.elapsed() >= limit {
+            if now.duration_since(connection.idle_since) >= limit {
                 connections.push(connection);
                 return None;
             }
             // The pod may have closed it since.
-            if !connection.drive(cx) && connection.is_reusable() {
+            if (connection.is_quiet() || !connection.drive(cx)) && connection.is_reusable() {
                 return Some(connection);
             }
         }

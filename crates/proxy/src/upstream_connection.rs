@@ -22,6 +22,7 @@ use whichpod_protocols::retry::Progress;
 
 use crate::body::RequestBody;
 use crate::connect::Opened;
+use crate::driver_waker::DriverWaker;
 use crate::incoming::Incoming;
 use crate::io::{Traffic, UpstreamIo};
 use crate::peer::Peer;
@@ -31,6 +32,7 @@ use crate::worker::Worker;
 /// A connection to a pod.
 pub struct UpstreamConnection {
     state: State,
+    waker: DriverWaker,
     traffic: Rc<Traffic>,
     limits: Limits,
     /// The pod.
@@ -104,6 +106,7 @@ impl UpstreamConnection {
         let io = UpstreamIo::new(stream, Rc::clone(&traffic), worker);
         Ok(Self {
             state: State::Awake(Box::new(Awake::new(io, limits).await?)),
+            waker: DriverWaker::new(),
             traffic,
             limits,
             peer,
@@ -116,12 +119,24 @@ impl UpstreamConnection {
 
     /// Moves bytes in both directions; true once the connection has ended.
     pub fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        let cx = &mut self.waker.driven_by(cx);
         match &mut self.state {
             State::Awake(awake) => awake.drive(cx),
             // Whatever a pod says to nobody, it ends the connection.
             State::Resting(io) => Pin::new(io).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_ready(),
             State::Ended => true,
         }
+    }
+
+    /// True if nothing has happened on it since it was driven last.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        !self.waker.rang()
+    }
+
+    /// Takes from, or gives to, what is on its way over it; the caller drives it next.
+    pub fn while_driving<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.waker.muted(act)
     }
 
     /// True if another request can be sent now: the last one is complete in both directions.
@@ -149,24 +164,22 @@ impl UpstreamConnection {
         false
     }
 
-    async fn wake(&mut self) -> Option<&mut Awake> {
+    async fn wake(&mut self) {
         if let State::Resting(_) = self.state
             && let State::Resting(io) = std::mem::replace(&mut self.state, State::Ended)
+            && let Ok(awake) = Awake::new(io, self.limits).await
         {
-            self.state = State::Awake(Box::new(Awake::new(io, self.limits).await.ok()?));
-        }
-        match &mut self.state {
-            State::Awake(awake) => Some(awake),
-            State::Resting(_) | State::Ended => None,
+            self.state = State::Awake(Box::new(awake));
         }
     }
 
     /// The socket after the pod has agreed to something else than HTTP, what was read from it already, and who the pod is.
     /// `None` for one that is not in use.
     pub async fn into_parts(self: Box<Self>) -> Option<(UpstreamIo, Bytes, Peer)> {
-        let Self { state: State::Awake(mut awake), peer, .. } = *self else { return None };
+        let Self { state: State::Awake(mut awake), waker, peer, .. } = *self else { return None };
         // It ends with the response's head.
-        poll_fn(|cx| if awake.drive(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|cx| if awake.drive(&mut waker.driven_by(cx)) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
         let parts = awake.driver.into_parts();
         Some((parts.io.into_inner(), parts.read_buf, peer))
     }
@@ -181,13 +194,14 @@ impl UpstreamConnection {
     ) -> Result<Response<Incoming>, SendError> {
         let traffic = Rc::clone(&self.traffic);
         let (read, written) = (traffic.read(), traffic.written());
-        let Some(awake) = self.wake().await else {
+        self.wake().await;
+        let (State::Awake(awake), waker) = (&mut self.state, &self.waker) else {
             let (failure, progress) = (Failure::Closed, Progress::NothingSent);
             return Err(SendError { failure, reason: failure.reason(), progress, request: Some(request) });
         };
-        let mut response = pin!(awake.sender.try_send_request(request));
+        let mut response = pin!(waker.muted(|| awake.sender.try_send_request(request)));
         let result = poll_fn(|cx| {
-            let ended = awake.drive(cx);
+            let ended = awake.drive(&mut waker.driven_by(cx));
             // Only the driver completes it, and that is woken by `cx`: another waker would have this task run twice.
             if let Poll::Ready(result) = response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 return Poll::Ready(Ok(result));

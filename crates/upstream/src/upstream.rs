@@ -104,6 +104,8 @@ pub enum TargetPort {
 pub struct Choice {
     /// The pod.
     pub endpoint: Arc<Endpoint>,
+    /// When it was chosen.
+    pub at: Instant,
     /// The pod's name if the answer is within its TTL; else `None`, because the address may be another pod's by now.
     pub pod: Option<Arc<str>>,
     /// How many there were to choose from.
@@ -386,6 +388,7 @@ impl Upstream {
         let endpoint = chooser.choose().ok_or(NoEndpoint::AllTried)?;
         Ok(Choice {
             endpoint: Arc::clone(endpoint),
+            at: now,
             pod: endpoint.identity().filter(|_| set.names_hold(now)).cloned(),
             endpoints: u32::try_from(set.endpoints.len()).unwrap_or(u32::MAX),
             dns_age: set.answered_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
