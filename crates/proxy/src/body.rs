@@ -303,6 +303,18 @@ impl ResponseBody {
         }
         Self::Pod(body)
     }
+
+    /// Ends a response that waits for its client, when that has taken nothing for too long.
+    pub fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        let Self::Pod(body) = self else { return Poll::Pending };
+        match if body.ended { None } else { body.overdue(cx) } {
+            Some(broken) => {
+                body.end(Some(broken));
+                Poll::Ready(broken)
+            }
+            None => Poll::Pending,
+        }
+    }
 }
 
 impl PodBody {
@@ -373,18 +385,19 @@ impl PodBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => self.break_off(broken_by(&error), cx),
-            Poll::Pending => match self.exchange.interrupted(cx) {
-                Some(failure) => {
-                    let broken = match failure {
-                        Failure::RequestTimeout => Broken::Timeout,
-                        Failure::StreamIdle | Failure::RequestIdle => Broken::Idle,
-                        _ => Broken::ClientGone,
-                    };
-                    self.break_off(broken, cx)
-                }
+            Poll::Pending => match self.overdue(cx) {
+                Some(broken) => self.break_off(broken, cx),
                 None => Poll::Pending,
             },
         }
+    }
+
+    fn overdue(&mut self, cx: &mut Context<'_>) -> Option<Broken> {
+        self.exchange.interrupted(cx).map(|failure| match failure {
+            Failure::RequestTimeout => Broken::Timeout,
+            Failure::StreamIdle | Failure::RequestIdle => Broken::Idle,
+            _ => Broken::ClientGone,
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use slab::Slab;
 use tokio::time::Instant;
 use whichpod_access_log::Record;
-use whichpod_protocols::error::{Failure, HEAD_TIMEOUT, Verdict, verdict};
+use whichpod_protocols::error::{Broken, Failure, HEAD_TIMEOUT, Verdict, verdict};
 
 use crate::body::BodyProgress;
 use crate::memory::Pressure;
@@ -64,6 +64,10 @@ pub struct Downstream {
     leaving: Cell<bool>,
     /// The client does not take what is there for it.
     blocked: Cell<bool>,
+    /// Over HTTP/1: when the running request's time is over.
+    due: Cell<Option<Instant>>,
+    /// The response was broken off, because the client has taken nothing of it for too long.
+    stalled: Cell<Option<Broken>>,
     may_rest: Cell<bool>,
     /// Something is [`LONG`] open.
     long: Cell<bool>,
@@ -106,6 +110,8 @@ impl Downstream {
             tunnel: Cell::new(false),
             leaving: Cell::new(false),
             blocked: Cell::new(false),
+            due: Cell::new(None),
+            stalled: Cell::new(None),
             may_rest: Cell::new(false),
             long: Cell::new(false),
             waiting: RefCell::default(),
@@ -152,6 +158,7 @@ impl Downstream {
         self.running.set(self.running.get() + 1);
         self.since.set(started);
         self.long.set(self.long.get() && self.multiplexed.get());
+        self.due.set(None);
         self.body.take();
         started
     }
@@ -360,5 +367,34 @@ impl Downstream {
     /// Whether the client does not take what is there for it; true if that is new.
     pub fn block(&self, blocked: bool) -> bool {
         self.blocked.replace(blocked) != blocked
+    }
+
+    /// The running request has time until then.
+    pub fn set_due(&self, due: Option<Instant>) {
+        self.due.set(due);
+    }
+
+    /// When a response over HTTP/1 is to be broken off of which the client has taken nothing since `blocked`, and as what. Of
+    /// streams and tunnels those look after it that move their bytes.
+    #[must_use]
+    pub fn stalls(&self, blocked: Instant, idle: Option<Duration>) -> Option<(Instant, Broken)> {
+        if self.multiplexed.get() || self.tunnel.get() {
+            return None;
+        }
+        let idle = idle.map(|idle| (blocked + idle, Broken::Idle));
+        let due = self.due.get().map(|due| (due, Broken::Timeout));
+        idle.into_iter().chain(due).min_by_key(|(at, _)| *at)
+    }
+
+    /// Breaks the response off; the client must not take it for whole.
+    pub fn stall(&self, how: Broken) {
+        self.stalled.set(Some(how));
+        self.reset();
+    }
+
+    /// How the client's absence ends the request that runs: it was broken off here, or the client has left.
+    #[must_use]
+    pub fn gone(&self) -> Broken {
+        self.stalled.get().unwrap_or(Broken::ClientGone)
     }
 }

@@ -426,7 +426,9 @@ impl Exchange {
         if self.kind == Kind::Request && !self.tunnel {
             self.tell_if_long(cx);
         }
-        self.timers.poll(cx, self.body.as_deref())
+        let failure = self.timers.poll(cx, self.body.as_deref());
+        self.downstream.set_due(self.timers.due());
+        failure
     }
 
     /// Writes the line of what is long open, and has itself woken when that is to be seen to.
@@ -554,7 +556,7 @@ impl Drop for Exchange {
                 *duration = self.attempt_started.elapsed();
             }
         }
-        self.end(Some(Broken::ClientGone));
+        self.end(Some(self.downstream.gone()));
     }
 }
 

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::body::LINGER;
 use crate::downstream::{Downstream, Phase};
@@ -37,6 +38,13 @@ pub struct DownstreamIo {
     worker: Rc<Worker>,
     frames: Frames,
     pause: Pause,
+    stall: Option<Stall>,
+}
+
+/// The client takes nothing.
+struct Stall {
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
 }
 
 impl DownstreamIo {
@@ -44,7 +52,7 @@ impl DownstreamIo {
     #[must_use]
     pub fn new(stream: TcpStream, connection: Rc<Downstream>, site: Arc<Site>, worker: Rc<Worker>) -> Self {
         let (frames, pause) = (Frames::default(), Pause::default());
-        Self { stream, looked_at: Vec::new(), connection, site, worker, frames, pause }
+        Self { stream, looked_at: Vec::new(), connection, site, worker, frames, pause, stall: None }
     }
 
     /// What [`Self::poll_look`] has read and nobody else yet.
@@ -137,6 +145,26 @@ impl DownstreamIo {
             }
         });
         let _ = tokio::time::timeout(LINGER, until_end).await;
+    }
+
+    /// Sees to it that a client which takes nothing does not hold a pod's connection for longer than is configured.
+    fn wrote(&mut self, cx: &mut Context<'_>, polled: Written) -> Written {
+        self.set_blocked(polled.is_pending());
+        if polled.is_ready() {
+            self.stall = None;
+            return polled;
+        }
+        let since = self.stall.as_ref().map_or_else(Instant::now, |stall| stall.since);
+        let Some((at, how)) = self.connection.stalls(since, self.site.config.timeouts.idle) else {
+            return Poll::Pending;
+        };
+        let stall = self.stall.get_or_insert_with(|| Stall { since, timer: Box::pin(sleep_until(at)) });
+        if stall.timer.deadline() != at {
+            stall.timer.as_mut().reset(at);
+        }
+        ready!(stall.timer.as_mut().poll(cx));
+        self.connection.stall(how);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn set_blocked(&self, blocked: bool) {
@@ -290,7 +318,7 @@ macro_rules! pass_writes_on {
                 buf: &[u8],
             ) -> Poll<io::Result<usize>> {
                 let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-                $after(&*self, polled, buf.len())
+                $after(&mut *self, cx, polled, buf.len())
             }
 
             fn poll_write_vectored(
@@ -302,7 +330,7 @@ macro_rules! pass_writes_on {
                     Some(joined) => Pin::new(&mut self.stream).poll_write(cx, &joined),
                     None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
                 };
-                $after(&*self, polled, bufs.iter().map(|buf| buf.len()).sum())
+                $after(&mut *self, cx, polled, bufs.iter().map(|buf| buf.len()).sum())
             }
 
             fn is_write_vectored(&self) -> bool {
@@ -322,22 +350,23 @@ macro_rules! pass_writes_on {
 
 type Written = Poll<io::Result<usize>>;
 
-pass_writes_on!(DownstreamIo, |io: &DownstreamIo, polled: Written, _: usize| {
-    io.set_blocked(polled.is_pending());
-    polled
+pass_writes_on!(DownstreamIo, |io: &mut DownstreamIo, cx: &mut Context<'_>, polled: Written, _: usize| {
+    io.wrote(cx, polled)
 });
-pass_writes_on!(UpstreamIo, |io: &UpstreamIo, polled: Written, offered: usize| match polled {
-    Poll::Ready(Ok(count)) => {
-        io.hold(count);
-        io.traffic.written.set(io.traffic.written.get() + count as u64);
-        Poll::Ready(Ok(count))
+pass_writes_on!(UpstreamIo, |io: &mut UpstreamIo, _: &mut Context<'_>, polled: Written, offered: usize| {
+    match polled {
+        Poll::Ready(Ok(count)) => {
+            io.hold(count);
+            io.traffic.written.set(io.traffic.written.get() + count as u64);
+            Poll::Ready(Ok(count))
+        }
+        // A pod that answers before it has the whole request, and closes: its answer is still to be read.
+        Poll::Ready(Err(error))
+            if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+        {
+            io.traffic.refused.set(true);
+            Poll::Ready(Ok(offered))
+        }
+        other => other,
     }
-    // A pod that answers before it has the whole request, and closes: its answer is still to be read.
-    Poll::Ready(Err(error))
-        if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
-    {
-        io.traffic.refused.set(true);
-        Poll::Ready(Ok(offered))
-    }
-    other => other,
 });

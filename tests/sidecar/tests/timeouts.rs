@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use whichpod_testkit::client::{Client, End};
+use whichpod_testkit::http2::{Http2Client, request};
 use whichpod_testkit::scripted::{ANSWER, Script, ScriptedBackend};
 use whichpod_tests_sidecar::{ANY, Rig};
 
@@ -79,6 +80,56 @@ async fn an_answer_that_stops_or_takes_too_long_is_broken_off_and_flagged() {
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && end == End::Closed, "{text} {end:?}");
         let line = rig.line().await;
         assert_eq!((line.verdict(), line.text("details")), ((200, flags, only("ok")), details));
+    }
+}
+
+/// A pod that answers on its only connection for as long as somebody takes it; ends when nobody does.
+async fn answer_without_end(listener: &TcpListener) {
+    let mut pod = pod_with_request(listener, GET.len()).await;
+    pod.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await.unwrap();
+    let sends = async { while pod.write_all(&[b'x'; 65_536]).await.is_ok() {} };
+    timeout(Duration::from_secs(20), sends).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_hold_a_pod_for_longer_than_configured() {
+    for (limit, flags, details) in [
+        (json!({"idle": "500ms"}), "SI", "stream_idle_timeout"),
+        (json!({"request": "500ms"}), "UT", "upstream_response_timeout"),
+    ] {
+        let listener = TcpListener::bind(ANY).await.unwrap();
+        let rig = Rig::new(listener.local_addr().unwrap(), json!({"timeouts": limit}));
+        let mut client = rig.client().await;
+        client.send(GET).await.unwrap();
+        answer_without_end(&listener).await;
+        let line = rig.line().await;
+        assert_eq!((line.verdict(), line.text("details")), ((200, flags, only("ok")), details));
+        assert!(line.number("bytes_sent") > 0 && line.number("duration_ms") >= 500);
+        assert_eq!(client.end().await.1, End::Reset);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_takes_nothing_ends_in_time_and_its_connection_goes_on() {
+    for (limit, flags, details) in [
+        (json!({"idle": "500ms"}), "SI", "stream_idle_timeout"),
+        (json!({"request": "500ms"}), "UT", "upstream_response_timeout"),
+    ] {
+        let listener = TcpListener::bind(ANY).await.unwrap();
+        let settings = json!({"timeouts": limit, "protocol": "http1"});
+        let rig = Rig::new(listener.local_addr().unwrap(), settings);
+        let client = Http2Client::connect(rig.address).await.unwrap();
+        let (response, _) = client.begin(request("GET", "/", &[], "").map(drop), true).await.unwrap();
+        answer_without_end(&listener).await;
+        let line = rig.line().await;
+        assert_eq!((line.verdict(), line.text("details")), ((200, flags, only("ok")), details));
+        let mut body = response.await.unwrap().into_body();
+        let mut last = Ok(());
+        while let (Some(data), true) = (body.data().await, last.is_ok()) {
+            last = data.map(drop);
+        }
+        assert!(last.is_err_and(|error| error.is_reset()), "it is not taken for whole");
+        assert!(client.is_open());
     }
 }
 

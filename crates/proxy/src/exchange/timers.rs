@@ -68,6 +68,11 @@ impl Timers {
         }
     }
 
+    /// When the request's time is over, if that is counted already.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.request_timer.as_ref().map(|timer| timer.deadline())
+    }
+
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, body: Option<&BodyProgress>) -> Option<Failure> {
         let complete = body.is_none_or(|body| body.ended.get().is_some());
         if let Some(deadline) = self.deadline {

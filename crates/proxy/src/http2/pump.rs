@@ -33,6 +33,11 @@ impl<B: Body<Data = Bytes> + Unpin> Pump<B> {
         Self { body, stream, waiting: None, begun: false }
     }
 
+    /// The body, while data of it waits for the peer's window.
+    pub fn waiting(&mut self) -> Option<&mut B> {
+        self.waiting.is_some().then_some(&mut self.body)
+    }
+
     /// Ends the stream before its end.
     pub fn reset(&mut self, reason: Reason) {
         self.stream.send_reset(reason);

@@ -1,7 +1,7 @@
 //! A client's connection: many requests at a time, a task each.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -116,7 +116,11 @@ async fn answer(
         return;
     }
     let mut pump = Pump::new(body, stream);
-    if let Err(Stopped::Body(broken)) = (&mut pump).await {
+    let sent = poll_fn(|cx| match (Pin::new(&mut pump).poll(cx), pump.waiting()) {
+        (Poll::Pending, Some(body)) => body.poll_stalled(cx).map(|broken| Err(Stopped::Body(broken))),
+        (polled, _) => polled,
+    });
+    if let Err(Stopped::Body(broken)) = sent.await {
         pump.reset(broken.reset());
     }
 }
