@@ -5,6 +5,7 @@
 //! | `/echo` | the request's body |
 //! | `/headers` | the request's headers as JSON: each name with the list of its values |
 //! | `/delay/MS` | who it is, after so many milliseconds |
+//! | `/held` | who it is, once [`Backend::release`] is called |
 //! | `/status/N` | who it is, with this status |
 //! | `/bytes/N` | so many bytes with a `content-length`; byte `i` is [`byte_at`]`(i)` |
 //! | `/chunks/N` | so many chunks `chunk I\n`, I from 0 |
@@ -59,6 +60,7 @@ struct State {
     requests: AtomicUsize,
     connections: AtomicUsize,
     remember: AtomicBool,
+    released: watch::Sender<bool>,
     request_ids: Mutex<HashMap<String, usize>>,
 }
 
@@ -82,6 +84,7 @@ impl Backend {
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             remember: AtomicBool::new(true),
+            released: watch::Sender::new(false),
             request_ids: Mutex::default(),
         });
         let (phase, receiver) = watch::channel(Phase::Running);
@@ -117,6 +120,11 @@ impl Backend {
     /// Whether request ids are remembered (the default); switch it off for endless load.
     pub fn remember_request_ids(&self, remember: bool) {
         self.state.remember.store(remember, Relaxed);
+    }
+
+    /// Answers the requests for `/held`, and all that are still to come.
+    pub fn release(&self) {
+        self.state.released.send_replace(true);
     }
 
     /// Stops as a pod should: closes the port and idle connections, lets requests finish, and returns when all have.
