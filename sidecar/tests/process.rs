@@ -281,7 +281,7 @@ async fn a_second_signal_ends_the_process_at_once() {
     process.signal(Signal::TERM);
     let (code, took) = process.end().await;
     assert_eq!(code, Some(0));
-    assert!(took < Duration::from_millis(2500), "{took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
     assert_eq!(process.read("stdout"), "/before 200 -\n/between 200 -\n");
 }
 
@@ -354,7 +354,7 @@ async fn a_name_that_nobody_answers_keeps_the_app_from_starting_for_ten_seconds_
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("upstream backend"), "{answer}");
     until("it is ready", async || fetch(process.health, "/ready").await.starts_with("HTTP/1.1 200 ")).await;
     let took = started.elapsed();
-    assert!(took < Duration::from_millis(11_000), "{took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
     assert!(process.read("stderr").contains("nowhere"), "{}", process.read("stderr"));
 }
 
@@ -387,7 +387,7 @@ async fn when_descriptors_run_out_the_process_neither_spins_nor_stays_deaf() {
     let freed = Instant::now();
     assert!(fetch(process.upstream, "/").await.ends_with("ok"));
     let took = freed.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 /// A pod that reads a head, agrees to switch, and then takes so many bytes and sends so many.
