@@ -291,15 +291,22 @@ fn of_many_streams_on_one_connection_those_that_last_have_a_line_while_they_are_
         };
         let long = ask("/long");
         let (tell, told) = oneshot::channel();
-        spawn(serve_streams(served.pod().await, told));
-        let mut body = long.await.unwrap().into_body();
-        for _ in 0..24 {
-            sleep(Duration::from_secs(1)).await;
-            assert_eq!(ask("/short").await.unwrap().status(), 200);
+        let pod = serve_streams(served.pod().await, told);
+        let talk = async {
+            let mut body = long.await.unwrap().into_body();
+            for _ in 0..24 {
+                sleep(Duration::from_secs(1)).await;
+                assert_eq!(ask("/short").await.unwrap().status(), 200);
+            }
+            tell.send(()).unwrap();
+            assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+            assert!(body.data().await.is_none());
+        };
+        // In one task, so that a pod that panics is why the test fails.
+        tokio::select! {
+            () = pod => panic!("the pod has left"),
+            () = talk => {}
         }
-        tell.send(()).unwrap();
-        assert_eq!(body.data().await.unwrap().unwrap(), "abc");
-        assert!(body.data().await.is_none());
         let lines = served.lines();
         let of = |path: &str| lines.iter().filter(|line| line["path"] == path).collect::<Vec<_>>();
         assert_eq!(of("/short").len(), 24);

@@ -34,6 +34,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::sync::lock;
+use crate::tasks::{Tasks, ended};
 
 pub use routes::byte_at;
 
@@ -44,6 +45,7 @@ pub struct Backend {
     state: Arc<State>,
     /// Every task holds a receiver, so the backend has ended when there is none left.
     phase: watch::Sender<Phase>,
+    _tasks: Tasks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +90,8 @@ impl Backend {
             request_ids: Mutex::default(),
         });
         let (phase, receiver) = watch::channel(Phase::Running);
-        tokio::spawn(accept(listener, Arc::clone(&state), receiver));
-        Ok(Self { address, state, phase })
+        let tasks = Tasks::start(accept(listener, Arc::clone(&state), receiver));
+        Ok(Self { address, state, phase, _tasks: tasks })
     }
 
     /// Where it listens, or listened.
@@ -165,9 +167,12 @@ async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Rece
     let mut connections = JoinSet::new();
     let over = phase.clone();
     loop {
-        while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             _ = phase.wait_for(|phase| *phase != Phase::Running) => break,
+            Some(over) = connections.join_next() => {
+                ended(over);
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -179,7 +184,9 @@ async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Rece
         }
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    while let Some(over) = connections.join_next().await {
+        ended(over);
+    }
 }
 
 async fn serve(stream: TcpStream, state: Arc<State>, mut phase: watch::Receiver<Phase>) {
