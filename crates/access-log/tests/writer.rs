@@ -119,7 +119,7 @@ fn shutdown_does_not_wait_for_a_reader_that_stopped() {
     drop(worker);
     let start = Instant::now();
     let left = writer.shutdown(Duration::from_millis(200));
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(left + log.lines() + log.dropped(), 500);
     assert!(left > 0);
 }
@@ -190,7 +190,9 @@ fn a_rotated_file_is_left_at_a_signal() {
     lines.write(&mut worker);
     flushed(&mut worker);
     wait_until("lines go on into the old file", || has_lines(&rotated, 2));
-    assert_eq!((log.lines(), log.dropped()), (4, 0));
+    // A line is counted after it is written.
+    wait_until("all are counted", || log.lines() == 4);
+    assert_eq!(log.dropped(), 0);
 }
 
 #[test]

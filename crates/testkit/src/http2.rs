@@ -31,13 +31,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::sync::lock;
+use crate::tasks::{Tasks, ended};
 
 /// A pod; dropping it closes its port and its connections.
 #[derive(Debug)]
 pub struct Http2Pod {
     address: SocketAddr,
     state: Arc<State>,
-    _tasks: JoinSet<()>,
+    _tasks: Tasks,
 }
 
 #[derive(Debug)]
@@ -82,8 +83,7 @@ impl Http2Pod {
             go_away: watch::Sender::new(0),
             request_ids: Mutex::default(),
         });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, Arc::clone(&state)));
+        let tasks = Tasks::start(accept(listener, Arc::clone(&state)));
         Ok(Self { address, state, _tasks: tasks })
     }
 
@@ -141,8 +141,14 @@ impl Http2Pod {
 async fn accept(listener: TcpListener, state: Arc<State>) {
     let mut connections = JoinSet::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        if let Ok((stream, _)) = listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(over) = connections.join_next() => {
+                ended(over);
+                continue;
+            }
+        };
+        if let Ok((stream, _)) = accepted {
             let _ = stream.set_nodelay(true);
             let state = Arc::clone(&state);
             connections.spawn(async move {
@@ -171,7 +177,7 @@ async fn serve(stream: TcpStream, state: &Arc<State>) -> Result<(), h2::Error> {
                 streams.spawn(answer(Arc::clone(state), request, respond));
             }
             Ok(()) = leaving.changed() => connection.graceful_shutdown(),
-            Some(_) = streams.join_next() => {}
+            Some(over) = streams.join_next() => ended(over),
         }
     }
 }

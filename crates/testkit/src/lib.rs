@@ -18,4 +18,5 @@ pub mod load;
 pub mod sidecar;
 
 mod sync;
+mod tasks;
 mod wire;

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::sync::lock;
+use crate::tasks::ended;
 
 /// What to send, and how much of it at a time.
 #[derive(Clone)]
@@ -188,7 +189,9 @@ impl Running {
 
     /// Waits until all requests are answered.
     pub async fn finish(mut self) -> Report {
-        while self.workers.join_next().await.is_some() {}
+        while let Some(over) = self.workers.join_next().await {
+            ended(over);
+        }
         self.shared.report()
     }
 }

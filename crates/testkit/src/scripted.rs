@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::backend::reset;
 use crate::sync::lock;
+use crate::tasks::{Tasks, ended};
 use crate::wire::{Log, Wire};
 
 /// What a connection does.
@@ -79,7 +80,7 @@ pub struct ScriptedBackend {
 /// What keeps the port.
 #[derive(Debug)]
 enum Held {
-    Serving { _tasks: JoinSet<()> },
+    Serving { _tasks: Tasks },
     Refusing { _socket: TcpSocket },
     Full { _listener: TcpListener, _queue: Vec<TcpStream> },
 }
@@ -126,8 +127,7 @@ impl ScriptedBackend {
         }
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, scripts, Arc::clone(&received)));
+        let tasks = Tasks::start(accept(listener, scripts, Arc::clone(&received)));
         Ok(Self { address, received, _held: Held::Serving { _tasks: tasks } })
     }
 
@@ -174,8 +174,14 @@ async fn accept(listener: TcpListener, scripts: Vec<Script>, received: Arc<Recei
     let mut connections = JoinSet::new();
     let mut scripts = scripts.into_iter().peekable();
     loop {
-        while connections.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(over) = connections.join_next() => {
+                ended(over);
+                continue;
+            }
+        };
+        let Ok((stream, _)) = accepted else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };

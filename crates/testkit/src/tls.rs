@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::sync::lock;
+use crate::tasks::{Tasks, ended};
 
 /// An authority of its own.
 pub struct Authority {
@@ -76,7 +77,7 @@ pub struct Handshake {
 pub struct TlsFront {
     address: SocketAddr,
     handshakes: Arc<Mutex<Vec<Handshake>>>,
-    _tasks: JoinSet<()>,
+    _tasks: Tasks,
 }
 
 impl TlsFront {
@@ -94,12 +95,17 @@ impl TlsFront {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let handshakes = Arc::<Mutex<Vec<Handshake>>>::default();
-        let mut tasks = JoinSet::new();
         let seen = Arc::clone(&handshakes);
-        tasks.spawn(async move {
+        let tasks = Tasks::start(async move {
             let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, backend, acceptor.clone(), Arc::clone(&seen)));
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        let Ok((stream, _)) = accepted else { return };
+                        connections.spawn(serve(stream, backend, acceptor.clone(), Arc::clone(&seen)));
+                    }
+                    Some(over) = connections.join_next() => ended(over),
+                }
             }
         });
         Ok(Self { address, handshakes, _tasks: tasks })

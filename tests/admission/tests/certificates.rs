@@ -60,8 +60,9 @@ fn the_secret_is_deleted_and_no_request_misses_the_webhook() {
     let (before, user) = (expiry(&leader), User::new(&installation, "deleted").unwrap());
     let old = authorities(&installation);
 
-    installation.client().run(&["delete", "secret", SECRET, "-n", installation.name()]).unwrap();
+    // Before kubectl, which may end long after what it did.
     let (deleted, mut asked) = (Instant::now(), 0);
+    installation.client().run(&["delete", "secret", SECRET, "-n", installation.name()]).unwrap();
     wait_for("both replicas to serve a new certificate", PATIENCE, || {
         assert!(installation.is_asked(user.name())?, "request {asked} missed the webhook");
         asked += 1;

@@ -34,23 +34,28 @@ const CASES: &[(&str, &[u64])] = &[
     ("unimplemented_service", &[12]),
 ];
 
-async fn servers(cluster: &Cluster) -> Vec<Child> {
-    // The server listens on every address of one port: it is one pod with the cluster's first address.
-    let address = cluster.address(1);
-    let server = start("server", &["-port".to_owned(), address.port().to_string()]).unwrap();
-    cluster.publish_named(&[("interop-1", address)]);
+/// A server and the cluster that it is a pod of. It listens on every address of one port, and thus also on the cluster's
+/// first; where anybody has that port already, at whatever address, it ends, and another is tried.
+async fn serving() -> (Cluster, Child) {
     let up = async {
-        while TcpStream::connect(address).await.is_err() {
-            sleep(Duration::from_millis(20)).await;
+        loop {
+            let cluster = Cluster::new(5).await;
+            let address = cluster.address(1);
+            let mut server = start("server", &["-port".to_owned(), address.port().to_string()]).unwrap();
+            while server.try_wait().unwrap().is_none() {
+                if TcpStream::connect(address).await.is_ok() {
+                    cluster.publish_named(&[("interop-1", address)]);
+                    return (cluster, server);
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
         }
     };
-    timeout(Duration::from_secs(20), up).await.unwrap();
-    vec![server]
+    timeout(Duration::from_secs(60), up).await.unwrap()
 }
 
 async fn all_cases(settings: serde_json::Value) {
-    let cluster = Cluster::new(5).await;
-    let _servers = servers(&cluster).await;
+    let (cluster, _server) = serving().await;
     for (case, statuses) in CASES {
         let rig: Rig = cluster.sidecar(settings.clone()).ready().await;
         let address: SocketAddr = rig.address;

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -12,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long anything may take that should take a second or two.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Databases refuse to run as root.
 const NOBODY: u32 = 65_534;
 
@@ -43,11 +44,12 @@ pub(crate) fn folder() -> TempDir {
     folder
 }
 
-/// A port that is free now.
-pub(crate) fn free_port() -> u16 {
-    let address = (Ipv4Addr::LOCALHOST, 0);
-    let listener = std::net::TcpListener::bind(address).and_then(|listener| listener.local_addr());
-    listener.expect("a free port").port()
+/// A loopback address of this process and of nothing else in it, so that its ports stay free until a program takes them.
+pub(crate) fn own_address(port: u16) -> SocketAddr {
+    static TAKEN: AtomicU8 = AtomicU8::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let number = TAKEN.fetch_add(1, Relaxed);
+    SocketAddr::from((Ipv4Addr::new(127, 60 + number, high, low), port))
 }
 
 /// The command, run by somebody who is not root.
@@ -68,12 +70,11 @@ fn is_root() -> bool {
 }
 
 /// Starts it, and waits until it accepts connections.
-pub(crate) async fn serve(mut command: Command, port: u16, folder: TempDir) -> Server {
+pub(crate) async fn serve(mut command: Command, address: SocketAddr, folder: TempDir) -> Server {
     let log = std::fs::File::create(folder.path().join("log")).expect("a log");
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).kill_on_drop(true);
     let child = command.spawn();
     let mut child = child.expect("the program is installed: see install-debian.sh");
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(address).await.is_err() {
         let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();

@@ -1,27 +1,39 @@
 //! The servers, each with the least that makes it run.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use whichpod_testkit::tls::Certificate;
 
-use crate::program::{Server, as_nobody, finish, folder, free_port, serve};
+use crate::program::{PATIENCE, Server, as_nobody, finish, folder, own_address, run, serve};
 
 /// PostgreSQL; anybody may be its user `postgres`.
 pub async fn postgres() -> Server {
-    let (folder, port) = (folder(), free_port());
+    let (folder, address) = (folder(), own_address(5432));
     let programs = newest("/usr/lib/postgresql");
     let data = text(&folder.path().join("data"));
     let arguments = ["--pgdata", &data, "--username=postgres", "--auth=trust", "--no-sync"];
     let made = finish(as_nobody(&programs.join("initdb"), &arguments)).await;
     assert!(made.success, "{}", made.text);
-    let (port_text, sockets) = (port.to_string(), text(folder.path()));
-    let arguments = ["-D", &data, "-h", "127.0.0.1", "-p", &port_text, "-k", &sockets, "-F"];
-    serve(as_nobody(&programs.join("postgres"), &arguments), port, folder).await
+    let (ip, sockets) = (address.ip().to_string(), text(folder.path()));
+    let arguments = ["-D", &data, "-h", &ip, "-p", "5432", "-k", &sockets, "-F"];
+    let server = serve(as_nobody(&programs.join("postgres"), &arguments), address, folder).await;
+    // It listens before it answers.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ready = run("pg_isready", &["-h", &ip, "-p", "5432"]).await;
+        if ready.success {
+            return server;
+        }
+        assert!(Instant::now() < deadline, "{}", ready.text);
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// MariaDB, which speaks first; its user `tester` has no password.
 pub async fn mariadb() -> Server {
-    let (folder, port) = (folder(), free_port());
+    let (folder, address) = (folder(), own_address(3306));
     let path = |name: &str| text(&folder.path().join(name));
     let data = format!("--datadir={}", path("data"));
     let arguments = ["--no-defaults", &data, "--auth-root-authentication-method=normal", "--skip-test-db"];
@@ -33,27 +45,27 @@ pub async fn mariadb() -> Server {
     let arguments = [
         "--no-defaults",
         &data,
-        "--bind-address=127.0.0.1",
-        &format!("--port={port}"),
+        &format!("--bind-address={}", address.ip()),
+        &format!("--port={}", address.port()),
         &format!("--socket={}", path("socket")),
         &format!("--pid-file={}", path("pid")),
         &format!("--init-file={}", text(&init)),
         "--skip-name-resolve",
     ];
-    serve(as_nobody(Path::new("/usr/sbin/mariadbd"), &arguments), port, folder).await
+    serve(as_nobody(Path::new("/usr/sbin/mariadbd"), &arguments), address, folder).await
 }
 
 /// Redis, which keeps nothing.
 pub async fn redis() -> Server {
-    let (folder, port) = (folder(), free_port());
-    let (port_text, data) = (port.to_string(), text(folder.path()));
-    let arguments = ["--port", &port_text, "--bind", "127.0.0.1", "--dir", &data, "--save", ""];
-    serve(as_nobody(Path::new("/usr/bin/redis-server"), &arguments), port, folder).await
+    let (folder, address) = (folder(), own_address(6379));
+    let (ip, data) = (address.ip().to_string(), text(folder.path()));
+    let arguments = ["--port", "6379", "--bind", &ip, "--protected-mode", "no", "--dir", &data, "--save", ""];
+    serve(as_nobody(Path::new("/usr/bin/redis-server"), &arguments), address, folder).await
 }
 
 /// nginx with TLS: answers `i am behind tls` to everything.
 pub async fn nginx_tls(certificate: &Certificate) -> Server {
-    let (folder, port) = (folder(), free_port());
+    let (folder, address) = (folder(), own_address(8443));
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
     write("tls.crt", &certificate.certificate);
     write("tls.key", &certificate.key);
@@ -67,7 +79,7 @@ pub async fn nginx_tls(certificate: &Certificate) -> Server {
                  client_body_temp_path {here}/b; proxy_temp_path {here}/p; fastcgi_temp_path {here}/f;
                  uwsgi_temp_path {here}/u; scgi_temp_path {here}/s;
                  server {{
-                     listen 127.0.0.1:{port} ssl http2;
+                     listen {address} ssl http2;
                      ssl_certificate {here}/tls.crt; ssl_certificate_key {here}/tls.key;
                      return 200 'i am behind tls\\n';
                  }}
@@ -76,23 +88,24 @@ pub async fn nginx_tls(certificate: &Certificate) -> Server {
     );
     let configuration = format!("{here}/nginx.conf");
     let arguments = ["-p", &here, "-e", "stderr", "-c", &configuration];
-    serve(as_nobody(Path::new("/usr/sbin/nginx"), &arguments), port, folder).await
+    serve(as_nobody(Path::new("/usr/sbin/nginx"), &arguments), address, folder).await
 }
 
 /// A WebSocket server that sends every message back.
 pub async fn websocket() -> Server {
-    let (folder, port) = (folder(), free_port());
+    let (folder, address) = (folder(), own_address(8080));
+    let (ip, port) = (address.ip(), address.port());
     let code = format!(
         "import asyncio, websockets\n\
          async def echo(socket, path=None):\n\
          \x20   async for message in socket:\n\
          \x20       await socket.send(message)\n\
          async def main():\n\
-         \x20   async with websockets.serve(echo, '127.0.0.1', {port}, max_size=None):\n\
+         \x20   async with websockets.serve(echo, '{ip}', {port}, max_size=None):\n\
          \x20       await asyncio.Future()\n\
          asyncio.run(main())\n"
     );
-    serve(as_nobody(Path::new("/usr/bin/python3"), &["-c", &code]), port, folder).await
+    serve(as_nobody(Path::new("/usr/bin/python3"), &["-c", &code]), address, folder).await
 }
 
 /// The programs of the newest version that is installed.

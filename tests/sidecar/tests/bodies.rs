@@ -153,7 +153,7 @@ async fn a_refused_upload_ends_with_the_answer_and_no_reset() {
 #[tokio::test]
 async fn an_upload_may_go_on_for_longer_than_a_head_after_an_early_answer() {
     let pod = ScriptedBackend::start(ANY, Script::AnswerEarly).await.unwrap();
-    let rig = Rig::new(pod.address(), json!({"timeouts": {"head": "300ms"}}));
+    let rig = Rig::new(pod.address(), json!({"timeouts": {"head": "1s"}}));
     let mut client = rig.client().await;
     client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\n\r\n").await.unwrap();
     assert_eq!(client.response().await.unwrap().text(), ANSWER);

@@ -313,14 +313,14 @@ async fn errors_made_here_are_statuses_to_a_caller() {
 
 #[tokio::test]
 async fn a_calls_own_deadline_holds_and_the_configured_time_caps_it() {
-    for (settings, timeout) in [(json!({}), "150m"), (json!({"timeouts": {"request": "150ms"}}), "1H")] {
+    for (settings, timeout) in [(json!({}), "800m"), (json!({"timeouts": {"request": "800ms"}}), "1H")] {
         let (pod, rig, client) = one(settings).await;
         let answer = client.call("/hang", &[("grpc-timeout", timeout)]).await.unwrap();
         assert_eq!((answer.status, answer.field("grpc-status")), (200, Some("4")));
         let line = rig.line().await;
         assert_eq!(line.verdict(), (200, "UT", vec!["response_timeout".to_owned()]));
         assert_eq!(line.number("grpc_status"), 4);
-        assert!((140..1500).contains(&line.number("duration_ms")), "{line:?}");
+        assert!((790..3000).contains(&line.number("duration_ms")), "{line:?}");
         eventually("the pod's stream is reset", || pod.running() == 0).await;
         assert_eq!(client.call("/grpc/0", &[]).await.unwrap().field("grpc-status"), Some("0"));
         assert_eq!(pod.connections(), 1);

@@ -83,7 +83,7 @@ async fn a_head_that_does_not_end_has_its_deadline_over_http_2_too() {
 #[tokio::test]
 async fn an_idle_client_and_a_slow_body_are_no_slow_heads() {
     let pod = Http2Pod::start("backend-1", ANY).await.unwrap();
-    let rig = Rig::new(pod.address(), json!({"timeouts": {"head": "100ms"}})).ready().await;
+    let rig = Rig::new(pod.address(), json!({"timeouts": {"head": "600ms"}})).ready().await;
     let idle = Http2Client::connect(rig.address).await.unwrap();
     let settings = frame(SETTINGS, 0, 0, &[]);
     let head = frame(HEADERS, END_HEADERS, 1, &block(POST));

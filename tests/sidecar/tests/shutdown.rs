@@ -34,18 +34,27 @@ async fn a_native_sidecar_leaves_when_the_last_request_is_answered_and_not_befor
     let mut clients = Vec::new();
     for _ in 0..REQUESTS {
         let mut client = rig.client().await;
-        client.send("GET /delay/600 HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        client.send("GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         clients.push(client);
     }
     eventually("all requests run", || pod.requests() == REQUESTS).await;
-    let took = rig.stop().await;
-    assert!((100..3000).contains(&took.as_millis()), "{took:?}: idle connections are not waited for");
+    let address = rig.address;
+    let mut stopping = tokio::spawn(async move {
+        rig.stop().await;
+        rig
+    });
+    assert!(timeout(Duration::from_millis(300), &mut stopping).await.is_err(), "requests are waited for");
+    let answered = Instant::now();
+    pod.release();
+    let rig = stopping.await.unwrap();
+    let took = answered.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}: idle connections are not waited for");
     for mut client in clients {
         assert_eq!(client.response().await.unwrap().status, 200);
     }
     let lines = rig.lines(REQUESTS).await;
     assert!(lines.iter().all(|line| line.verdict() == (200, "-", vec!["ok".to_owned()])));
-    assert!(TcpStream::connect(rig.address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }
 
 #[tokio::test]
@@ -53,7 +62,7 @@ async fn an_idle_native_sidecar_leaves_at_once() {
     let (_pod, mut rig) = rig(true, "30s").await;
     assert_eq!(rig.get("/").await.status, 200);
     let took = rig.stop().await;
-    assert!(took < Duration::from_millis(1500), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(rig.lines(1).await.len(), 1, "the line is written");
 }
 
@@ -138,12 +147,13 @@ async fn an_ordinary_sidecar_serves_while_the_app_is_still_at_work_and_loses_not
         "so does a new one"
     );
 
+    // The last connection ends after this.
+    let last = Instant::now();
     let report = load.stop().await;
-    let quiet = Instant::now();
     assert_eq!(report.failed, 0, "{:?}", report.reasons);
     let (_, text) = stopping.await.unwrap();
-    let took = quiet.elapsed();
-    assert!((4_900..9_000).contains(&took.as_millis()), "left {took:?} after the last connection");
+    let took = last.elapsed();
+    assert!((4_900..12_000).contains(&took.as_millis()), "left {took:?} after the last connection");
     assert_eq!(text.lines().count(), pod.requests(), "every request has its line");
     assert!(pod.connections() < 60, "{} connections: the pod's stay open", pod.connections());
 }

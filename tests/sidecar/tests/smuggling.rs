@@ -353,7 +353,7 @@ async fn a_slow_head_ends_and_an_idle_connection_does_not() {
     let (bytes, end) = slow.end().await;
     assert!(bytes.is_empty() && end != End::Open, "{end:?}");
     let took = started.elapsed().as_millis();
-    assert!((400..2200).contains(&took), "{took} ms");
+    assert!((400..5000).contains(&took), "{took} ms");
     let line = rig.last_line(2).await;
     assert_eq!((line.verdict(), line.text("details")), ((0, "SI", vec![]), "request_header_timeout"));
     assert!(line.number("duration_ms") >= 400);

@@ -69,8 +69,8 @@ async fn a_pod_that_does_not_answer_in_time_is_given_up_and_named() {
 #[tokio::test]
 async fn an_answer_that_stops_or_takes_too_long_is_broken_off_and_flagged() {
     for (script, limit, flags, details) in [
-        (slow_body(100, 20), json!({"request": "200ms"}), "UT", "upstream_response_timeout"),
-        (slow_body(3, 1000), json!({"idle": "200ms"}), "SI", "stream_idle_timeout"),
+        (slow_body(200, 20), json!({"request": "1s"}), "UT", "upstream_response_timeout"),
+        (slow_body(2, 4000), json!({"idle": "1s"}), "SI", "stream_idle_timeout"),
     ] {
         let (_pod, rig) = rig(script, limit).await;
         let mut client = rig.client().await;
@@ -135,26 +135,26 @@ async fn a_stream_whose_client_takes_nothing_ends_in_time_and_its_connection_goe
 
 #[tokio::test]
 async fn an_answer_that_keeps_coming_is_not_idle() {
-    let (_pod, rig) = rig(slow_body(12, 50), json!({"idle": "400ms"})).await;
+    let (_pod, rig) = rig(slow_body(12, 150), json!({"idle": "1500ms"})).await;
     assert_eq!(rig.exchange(GET).await.text(), "............");
     let line = rig.line().await;
     assert_eq!(line.verdict(), (200, "-", only("ok")));
-    assert!(line.number("duration_ms") >= 600);
+    assert!(line.number("duration_ms") >= 1800);
 }
 
 #[tokio::test]
 async fn a_slow_upload_does_not_use_up_the_pods_time() {
-    let (_pod, rig) = rig(Script::Answer, json!({"request": "400ms", "idle": "400ms"})).await;
+    let (_pod, rig) = rig(Script::Answer, json!({"request": "1500ms", "idle": "1500ms"})).await;
     let mut client = rig.client().await;
     client.send(HEAD_OF_POST).await.unwrap();
     for _ in 0..10 {
-        sleep(Duration::from_millis(60)).await;
+        sleep(Duration::from_millis(180)).await;
         client.send("x").await.unwrap();
     }
     assert_eq!(client.response().await.unwrap().text(), ANSWER);
     let line = rig.line().await;
     assert_eq!(line.verdict(), (200, "-", only("ok")));
-    assert!(line.number("request_duration_ms") >= 600);
+    assert!(line.number("request_duration_ms") >= 1800);
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn a_client_that_went_away_before_any_pod_took_the_connection_is_logged_to
 
 #[tokio::test]
 async fn idle_connections_of_clients_end_after_their_time_and_leave_no_line() {
-    let (_pod, rig) = rig(Script::Answer, json!({"downstream_idle": "300ms"})).await;
+    let (_pod, rig) = rig(Script::Answer, json!({"downstream_idle": "1s"})).await;
     let mut unused = rig.client().await;
     let mut used = rig.client().await;
     assert_eq!(used.get("/").await.unwrap().status, 200);
@@ -241,11 +241,8 @@ async fn idle_connections_of_clients_end_after_their_time_and_leave_no_line() {
 
 #[tokio::test]
 async fn a_long_request_is_no_idle_connection() {
-    let (_pod, rig) = rig(
-        slow_body(15, 100),
-        json!({"downstream_idle": "300ms", "upstream_idle": "300ms", "head": "300ms"}),
-    )
-    .await;
+    let (_pod, rig) =
+        rig(slow_body(18, 100), json!({"downstream_idle": "1s", "upstream_idle": "1s", "head": "1s"})).await;
     assert_eq!(rig.exchange(GET).await.status, 200);
     assert_eq!(rig.line().await.verdict(), (200, "-", only("ok")));
 }
@@ -257,10 +254,11 @@ async fn a_pods_idle_connection_ends_before_the_pod_would_end_it() {
     let mut client = Client::connect(rig.address).await.unwrap();
     client.send(GET).await.unwrap();
     let mut pod = pod_with_request(&listener, GET.len()).await;
+    // Before the answer, because the connection may rest before its client has been told.
+    let busy = Instant::now();
     pod.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     assert_eq!(client.response().await.unwrap().status, 200);
-    let idle = Instant::now();
     is_ended(pod).await;
-    let took = idle.elapsed().as_millis();
-    assert!((250..3000).contains(&took), "{took} ms");
+    let took = busy.elapsed().as_millis();
+    assert!((300..3000).contains(&took), "{took} ms");
 }

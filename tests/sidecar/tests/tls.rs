@@ -220,7 +220,9 @@ async fn pods_are_told_who_the_client_is_one_client_to_a_connection() {
 async fn a_request_never_goes_over_a_connection_that_was_opened_for_another_client() {
     // The line is none of a request's, so this pod takes it for the beginning of a head: each answer is to one.
     let listener = tokio::net::TcpListener::bind(ANY).await.unwrap();
-    let rig = with_upstream(listener.local_addr().unwrap(), &json!({"proxy_protocol": "v1"}), json!({}));
+    // Of a protocol that is known: a client that says nothing for long has no connection opened for it.
+    let settings = json!({"protocol": "http1"});
+    let rig = with_upstream(listener.local_addr().unwrap(), &json!({"proxy_protocol": "v1"}), settings);
     let pod = tokio::spawn(async move {
         let mut seen = Vec::new();
         for _ in 0..2 {

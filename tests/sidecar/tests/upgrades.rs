@@ -128,12 +128,12 @@ async fn connect_is_a_tunnel_once_the_pod_says_2xx_and_an_answer_before() {
 #[tokio::test]
 async fn limits_of_requests_end_no_tunnel_but_idleness_does() {
     let timeouts =
-        json!({"request": "200ms", "downstream_idle": "200ms", "upstream_idle": "200ms", "head": "200ms"});
+        json!({"request": "800ms", "downstream_idle": "800ms", "upstream_idle": "800ms", "head": "800ms"});
     let (_pod, rig) = rig(echo_after(SWITCH), json!({"timeouts": timeouts})).await;
     let mut client = TcpStream::connect(rig.address).await.unwrap();
     client.write_all(ASK.as_bytes()).await.unwrap();
     head(&mut client).await;
-    sleep(Duration::from_millis(1200)).await;
+    sleep(Duration::from_millis(1800)).await;
     client.write_all(b"x").await.unwrap();
     assert_eq!(read(&mut client, 1).await, b"x");
 

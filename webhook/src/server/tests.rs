@@ -58,10 +58,11 @@ async fn connect(
 
 const POST: &[u8] = b"POST /mutate HTTP/1.1\r\nhost: webhook\r\ncontent-length: 0\r\n\r\n";
 
+/// Reads until the body is there, or the end: it may come in pieces.
 async fn answer(stream: &mut TlsStream<TcpStream>) -> String {
-    let mut buffer = [0; 512];
-    let read = stream.read(&mut buffer).await.unwrap();
-    String::from_utf8_lossy(&buffer[..read]).into_owned()
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"reviewed") && stream.read_buf(&mut answer).await.unwrap() > 0 {}
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! | `/echo` | the request's body |
 //! | `/headers` | the request's headers as JSON: each name with the list of its values |
 //! | `/delay/MS` | who it is, after so many milliseconds |
+//! | `/held` | who it is, once [`Backend::release`] is called |
 //! | `/status/N` | who it is, with this status |
 //! | `/bytes/N` | so many bytes with a `content-length`; byte `i` is [`byte_at`]`(i)` |
 //! | `/chunks/N` | so many chunks `chunk I\n`, I from 0 |
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::sync::lock;
+use crate::tasks::{Tasks, ended};
 
 pub use routes::byte_at;
 
@@ -43,6 +45,7 @@ pub struct Backend {
     state: Arc<State>,
     /// Every task holds a receiver, so the backend has ended when there is none left.
     phase: watch::Sender<Phase>,
+    _tasks: Tasks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +62,7 @@ struct State {
     requests: AtomicUsize,
     connections: AtomicUsize,
     remember: AtomicBool,
+    released: watch::Sender<bool>,
     request_ids: Mutex<HashMap<String, usize>>,
 }
 
@@ -82,11 +86,12 @@ impl Backend {
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             remember: AtomicBool::new(true),
+            released: watch::Sender::new(false),
             request_ids: Mutex::default(),
         });
         let (phase, receiver) = watch::channel(Phase::Running);
-        tokio::spawn(accept(listener, Arc::clone(&state), receiver));
-        Ok(Self { address, state, phase })
+        let tasks = Tasks::start(accept(listener, Arc::clone(&state), receiver));
+        Ok(Self { address, state, phase, _tasks: tasks })
     }
 
     /// Where it listens, or listened.
@@ -117,6 +122,11 @@ impl Backend {
     /// Whether request ids are remembered (the default); switch it off for endless load.
     pub fn remember_request_ids(&self, remember: bool) {
         self.state.remember.store(remember, Relaxed);
+    }
+
+    /// Answers the requests for `/held`, and all that are still to come.
+    pub fn release(&self) {
+        self.state.released.send_replace(true);
     }
 
     /// Stops as a pod should: closes the port and idle connections, lets requests finish, and returns when all have.
@@ -157,9 +167,12 @@ async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Rece
     let mut connections = JoinSet::new();
     let over = phase.clone();
     loop {
-        while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             _ = phase.wait_for(|phase| *phase != Phase::Running) => break,
+            Some(over) = connections.join_next() => {
+                ended(over);
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -171,7 +184,9 @@ async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Rece
         }
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    while let Some(over) = connections.join_next().await {
+        ended(over);
+    }
 }
 
 async fn serve(stream: TcpStream, state: Arc<State>, mut phase: watch::Receiver<Phase>) {

@@ -51,6 +51,11 @@ pub(super) async fn answer(
                 *response.status_mut() = status;
                 response
             }
+            Ok(Route::Held) => {
+                // Fails only if the sender is gone, and this state has it.
+                let _ = state.released.subscribe().wait_for(|released| *released).await;
+                text(identity(&state))
+            }
             Ok(Route::Headers) => json(&head.headers),
             Ok(Route::Bytes(count)) => counted(count),
             Ok(Route::Chunks(count)) => chunks(count),
@@ -69,6 +74,7 @@ pub(super) async fn answer(
 #[derive(Debug, PartialEq, Eq)]
 enum Route {
     Name(StatusCode, Duration),
+    Held,
     Headers,
     Bytes(u64),
     Chunks(u64),
@@ -79,6 +85,7 @@ fn route(path: &str) -> Result<Route, String> {
     let mut segments = path.split('/').skip(1);
     let name = |status| Route::Name(status, Duration::ZERO);
     match (segments.next(), segments.next(), segments.next()) {
+        (Some("held"), None, None) => Ok(Route::Held),
         (Some("headers"), None, None) => Ok(Route::Headers),
         (Some("trailers"), None, None) => Ok(Route::Trailers),
         (Some("bytes"), Some(count), None) => Ok(Route::Bytes(number(path, count)?)),
@@ -165,6 +172,7 @@ mod tests {
         assert_eq!(route("/test"), name(200, 0));
         assert_eq!(route("/status/503"), name(503, 0));
         assert_eq!(route("/delay/20"), name(200, 20));
+        assert_eq!(route("/held"), Ok(Route::Held));
         assert_eq!(route("/bytes/0"), Ok(Route::Bytes(0)));
         assert_eq!(route("/chunks/3"), Ok(Route::Chunks(3)));
         assert_eq!(route("/bytes/1/2"), name(200, 0));

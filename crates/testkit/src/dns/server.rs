@@ -11,13 +11,14 @@ use tokio::task::JoinSet;
 
 use super::answer::{Reply, Transport, reply};
 use super::zone::Zone;
+use crate::tasks::{Tasks, ended};
 
 /// A DNS server; it ends when it is dropped.
 #[derive(Debug)]
 pub struct DnsServer {
     address: SocketAddr,
     zone: Zone,
-    _tasks: JoinSet<()>,
+    _tasks: Tasks,
 }
 
 /// How often to look for a port that is free for both UDP and TCP.
@@ -41,9 +42,8 @@ impl DnsServer {
     pub async fn start_on(zone: Zone, address: SocketAddr) -> io::Result<Self> {
         let (udp, tcp) = bind(address).await?;
         let address = tcp.local_addr()?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(serve_udp(udp, zone.clone()));
-        tasks.spawn(serve_tcp(tcp, zone.clone()));
+        let mut tasks = Tasks::start(serve_udp(udp, zone.clone()));
+        tasks.add(serve_tcp(tcp, zone.clone()));
         Ok(Self { address, zone, _tasks: tasks })
     }
 
@@ -76,7 +76,9 @@ async fn serve_udp(socket: UdpSocket, zone: Zone) {
     let mut answers = JoinSet::new();
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
-        while answers.try_join_next().is_some() {}
+        while let Some(over) = answers.try_join_next() {
+            ended(over);
+        }
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
             tokio::time::sleep(PAUSE).await;
             continue;
@@ -97,8 +99,14 @@ async fn serve_udp(socket: UdpSocket, zone: Zone) {
 async fn serve_tcp(listener: TcpListener, zone: Zone) {
     let mut connections = JoinSet::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(over) = connections.join_next() => {
+                ended(over);
+                continue;
+            }
+        };
+        match accepted {
             // The end of a connection, good or bad, concerns only that connection.
             Ok((stream, _)) => drop(connections.spawn(serve_connection(stream, zone.clone()))),
             Err(_) => tokio::time::sleep(PAUSE).await,
