@@ -85,8 +85,8 @@ struct Case<'a> {
     old: Option<Old<'a>>,
     /// The template as the user wrote it, as far as that can be told.
     user: Cow<'a, Value>,
-    /// What somebody changed of the additions.
-    kept: Vec<String>,
+    /// What somebody changed of the additions, and which is written anew.
+    edited: Vec<String>,
 }
 
 /// The stored object's template and status.
@@ -139,17 +139,17 @@ impl<'a> Case<'a> {
             Some(Old { object, template, status: Status::read(template).ok().flatten() })
         });
         let status = own.as_ref().or(old.as_ref().and_then(|old| old.status.as_ref()));
-        let (user, kept) = match status {
+        let (user, edited) = match status {
             Some(status) => {
-                let (user, kept) = status.take_out(template, Take::Ours);
-                (Cow::Owned(user), kept)
+                let (user, edited) = status.take_out(template, Take::Ours);
+                (Cow::Owned(user), if own.is_some() { edited } else { Vec::new() })
             }
             None => (Cow::Borrowed(template), Vec::new()),
         };
-        Ok(Case { request, facts, options, kind, template, own, old, user, kept })
+        Ok(Case { request, facts, options, kind, template, own, old, user, edited })
     }
 
-    fn decide(&self, decision: &mut Decision) -> Reason {
+    fn decide(self, decision: &mut Decision) -> Reason {
         let asker = self.asker(self.request.object, &self.user);
         let protected = names::SYSTEM_NAMESPACES
             .into_iter()
@@ -178,7 +178,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    fn inject(&self, settings: &Settings, decision: &mut Decision) -> Reason {
+    fn inject(self, settings: &Settings, decision: &mut Decision) -> Reason {
         let inputs = self.inputs(self.request.object, &self.user);
         if !self.request.recompute
             && let Some(reason) = self.keep_or_restore(&inputs, decision)
@@ -194,7 +194,7 @@ impl<'a> Case<'a> {
                 return self.remove(reason, decision);
             }
         };
-        let Case { facts, options, .. } = *self;
+        let Case { facts, options, .. } = self;
         let says_singles = self.asker(self.request.object, &self.user).says(annotation::PER_UPSTREAM);
         let namespace = self.request.namespace;
         let scene = Scene { pod, namespace, settings, native, says_singles, facts, options };
@@ -238,7 +238,7 @@ impl<'a> Case<'a> {
                 || self.old_inputs().is_some_and(|old| old.template == inputs.template))
     }
 
-    fn write(&self, plan: Plan, inputs: Inputs, decision: &mut Decision) -> Reason {
+    fn write(self, plan: Plan, inputs: Inputs, decision: &mut Decision) -> Reason {
         let twins: Vec<ServiceName> = plan.twins.into_iter().collect();
         let new = Status {
             version: self.options.version.clone(),
@@ -246,9 +246,9 @@ impl<'a> Case<'a> {
             twins: twins.clone(),
             added: Record::default(),
         };
-        match new.write(&self.user, &plan.changes) {
+        match new.write(self.user.into_owned(), &plan.changes) {
             Ok(template) => {
-                self.tell_of_edits(&mut decision.warnings);
+                decision.warnings.extend(self.edited.into_iter().map(|what| Warning::Edited { what }));
                 decision.template = Some(template);
                 decision.twins = twins;
                 Reason::Injected
@@ -282,7 +282,7 @@ impl<'a> Case<'a> {
                 twins: Vec::new(),
                 added: Record::default(),
             };
-            let written = change.map(|change| status.write(&template, &[change]));
+            let written = change.map(|change| status.write(template.clone(), &[change]));
             match written {
                 Some(Ok(written)) => template = written,
                 Some(Err(wrong)) => decision.warnings.push(Warning::MalformedObject { path: wrong.path }),
@@ -309,14 +309,6 @@ impl<'a> Case<'a> {
     fn unchanged(&self, decision: &mut Decision) -> Reason {
         decision.twins = self.own.as_ref().map(|status| status.twins.clone()).unwrap_or_default();
         Reason::Unchanged
-    }
-
-    fn tell_of_edits(&self, warnings: &mut Vec<Warning>) {
-        let Some(status) = self.own.as_ref() else { return };
-        let (_, changed) = status.take_out(self.template, Take::Unchanged);
-        // What stays in both cases is a value of the user's own, which may change as it likes.
-        let replaced = changed.into_iter().filter(|what| !self.kept.contains(what));
-        warnings.extend(replaced.map(|what| Warning::Edited { what }));
     }
 
     fn own_intact(&self) -> bool {
