@@ -76,6 +76,12 @@ impl Change {
         Change::Insert { list: list.to_owned(), item, first: true }
     }
 
+    /// The member of the template's `spec` that it is in.
+    pub(crate) fn spec_member(&self) -> Option<&str> {
+        let (Change::Set { path, .. } | Change::Insert { list: path, .. }) = self;
+        path.strip_prefix("/spec/")?.split('/').next()
+    }
+
     fn condensed(&self) -> Change {
         match self {
             Change::Set { path, from, to } => {

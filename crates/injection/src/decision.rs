@@ -13,6 +13,7 @@ use crate::names::{self, annotation};
 use crate::options::Options;
 use crate::plan::{NoPlan, Plan, Scene};
 use crate::reason::Reason;
+use crate::rewrite::{self, Rewrite};
 use crate::service::ServiceName;
 use crate::settings::Settings;
 use crate::status::{Inputs, Status};
@@ -49,8 +50,8 @@ pub struct Request<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Decision {
     pub(crate) reason: Reason,
-    /// The pod template as it is to be; `None` leaves it as it stands.
-    pub(crate) template: Option<Value>,
+    /// What becomes of the pod template; `None` leaves it as it stands.
+    pub(crate) rewrite: Option<Rewrite>,
     /// Why the request is refused.
     pub(crate) denied: Option<String>,
     pub(crate) warnings: Vec<Warning>,
@@ -61,7 +62,7 @@ pub(crate) struct Decision {
 pub(crate) fn decide(request: &Request<'_>, facts: &Facts, options: &Options) -> Decision {
     let mut decision = Decision {
         reason: Reason::UnsupportedKind,
-        template: None,
+        rewrite: None,
         denied: None,
         warnings: Vec::new(),
         twins: Vec::new(),
@@ -224,7 +225,7 @@ impl<'a> Case<'a> {
         if !self.same_inputs(status, inputs) || !status.added.intact(old.template) {
             return None;
         }
-        decision.template = Some(status.restore(old.template, &self.user)?);
+        decision.rewrite = Some(Rewrite::Whole(status.restore(old.template, &self.user)?));
         decision.twins.clone_from(&status.twins);
         Some(Reason::Restored)
     }
@@ -246,10 +247,20 @@ impl<'a> Case<'a> {
             twins: twins.clone(),
             added: Record::default(),
         };
-        match new.write(self.user.into_owned(), &plan.changes) {
-            Ok(template) => {
+        let (before, user) = match self.user {
+            Cow::Owned(user) => (None, user),
+            Cow::Borrowed(template) => {
+                let parts = rewrite::touched(template, &plan.changes);
+                (Some(parts.clone()), parts)
+            }
+        };
+        match new.write(user, &plan.changes) {
+            Ok(after) => {
                 decision.warnings.extend(self.edited.into_iter().map(|what| Warning::Edited { what }));
-                decision.template = Some(template);
+                decision.rewrite = Some(match before {
+                    Some(before) => Rewrite::Parts { before, after },
+                    None => Rewrite::Whole(after),
+                });
                 decision.twins = twins;
                 Reason::Injected
             }
@@ -290,7 +301,7 @@ impl<'a> Case<'a> {
             }
         }
         let had_sidecar = self.own.as_ref().is_some_and(|status| !status.is_opt_out());
-        decision.template = Some(template);
+        decision.rewrite = Some(Rewrite::Whole(template));
         if had_sidecar { Reason::Removed } else { reason }
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::malformed::Malformed;
 use crate::names::PREFIX;
+use crate::workload::LOWEST_PORT;
 
 /// The most characters of one warning.
 pub const LONGEST: usize = 256;
@@ -30,6 +31,7 @@ pub(crate) enum Warning {
     Istio,
     Linkerd,
     NameTaken,
+    NoRoom,
     WouldHang { what: String, supported: bool },
     NativeUnsupported,
     DnsUnknown { policy: String },
@@ -146,6 +148,10 @@ impl fmt::Display for Warning {
                     "not injected: the pod has a container named whichpod that whichpod did not add; rename or remove it"
                 )
             }
+            Warning::NoRoom => write!(
+                f,
+                "not injected: the app or the pod's sysctl leaves no port for the sidecar's own servers; set {LOWEST_PORT} to 1024 or below"
+            ),
             Warning::WouldHang { what, supported: true } => write!(
                 f,
                 "not injected: with {} an ordinary sidecar container would hang the pod; set {PREFIX}native-sidecar: auto",

@@ -9,7 +9,7 @@ use std::borrow::Borrow;
 use common::{answer, configuration, loaded, options, request, template};
 use serde_json::{Value, json};
 use whichpod_config::Config;
-use whichpod_injection::{Facts, HeadlessServices, Options, Outcome};
+use whichpod_injection::{Facts, HeadlessServices, Options, Outcome, Reason};
 
 /// A cluster with these Services in the namespace `shop`.
 fn facts(services: &[Value]) -> Facts {
@@ -244,6 +244,17 @@ fn a_clash_anywhere_in_a_service_leaves_its_name_alone() {
         service("mine", json!({"selector": {"app": "me"}, "ports": [{"port": 1, "targetPort": 81}]}));
     let (_, outcome) = inject(&pod("web:80", json!({})), &[two_ports, selecting]);
     warned(&outcome, "targetPort of mine");
+}
+
+#[test]
+fn a_pod_that_leaves_the_sidecar_no_port_of_its_own_stays_without() {
+    let sysctl = json!({"name": "net.ipv4.ip_unprivileged_port_start", "value": "65535"});
+    let spec = json!({"containers": [{"name": "app"}], "securityContext": {"sysctls": [sysctl]}});
+    let object = pod("web:65535", spec);
+    let highest = service("web", json!({"ports": [{"port": 65535}]}));
+    let (stored, outcome) = inject(&object, &[highest]);
+    assert_eq!((outcome.reason, stored), (Reason::NoRoom, object));
+    warned(&outcome, "set net.ipv4.ip_unprivileged_port_start to 1024");
 }
 
 #[test]
