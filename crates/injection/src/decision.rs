@@ -20,6 +20,9 @@ use crate::status::{Inputs, Status};
 use crate::warning::Warning;
 use crate::workload::{self, Kind, Pod};
 
+/// Bytes of keys and values that the API server takes in one object (`TotalAnnotationSizeLimitB`).
+const LARGEST_ANNOTATIONS: usize = 256 * 1024;
+
 /// What the API server is about to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -255,6 +258,10 @@ impl<'a> Case<'a> {
             }
         };
         match new.write(user, &plan.changes) {
+            Ok(after) if Pod(&after).annotations_size() > LARGEST_ANNOTATIONS => {
+                decision.warnings.push(Warning::TooLarge);
+                Reason::TooLarge
+            }
             Ok(after) => {
                 decision.warnings.extend(self.edited.into_iter().map(|what| Warning::Edited { what }));
                 decision.rewrite = Some(match before {

@@ -52,7 +52,7 @@ fn feed(hash: &mut Fnv, value: &Value, resources: bool) {
         Value::Null => hash.feed(b"null"),
         Value::Bool(flag) => hash.feed(if *flag { b"true" } else { b"false" }),
         Value::Number(number) => hash.feed(number.to_string().as_bytes()),
-        Value::String(text) => match Quantity::parse(text).filter(|_| resources) {
+        Value::String(text) => match resources.then(|| Quantity::parse(text)).flatten() {
             Some(quantity) => hash.feed(&quantity.0.to_be_bytes()),
             None => hash.feed(text.as_bytes()),
         },

@@ -26,6 +26,12 @@ use crate::sidecar_config::{self, OwnPorts};
 use crate::warning::Warning;
 use crate::workload::{LOWEST_PORT, Pod};
 
+/// Linux starts no program with a longer variable (`MAX_ARG_STRLEN`, 128 KiB with its name and what ends it).
+const LONGEST_DOCUMENT: usize = 128 * 1024 - names::CONFIG_VARIABLE.len() - 2;
+
+/// Each is looked for in its list, and noted in the status.
+const MOST_CHANGES: usize = 2000;
+
 /// The changes of a pod, in the order in which they are made.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Plan {
@@ -75,6 +81,7 @@ impl Scene<'_> {
         let document =
             sidecar_config::document(&redirected.upstreams, settings, pod, namespace, native, ports, options);
         let document = sidecar_config::inline(document, settings, options).map_err(NoPlan::Malformed)?;
+        let too_long = document.len() > LONGEST_DOCUMENT;
         let environment = vec![json!({"name": names::CONFIG_VARIABLE, "value": document})];
         let twins = redirected.upstreams.iter().filter_map(|bound| bound.discovered.twin.clone()).collect();
         let lowest = listening.first().copied().filter(|port| *port < 1024 && !app_ports.has_lowest());
@@ -84,6 +91,10 @@ impl Scene<'_> {
         });
         changes.extend(aliases);
         changes.extend(redirected.environment);
+        if too_long || changes.len() > MOST_CHANGES {
+            warnings.push(Warning::TooLarge);
+            return Err(NoPlan::Skip(Reason::TooLarge));
+        }
         Ok(Plan { changes, twins })
     }
 

@@ -74,6 +74,12 @@ impl<'a> Pod<'a> {
         self.annotations()?.get(key)?.as_str()
     }
 
+    /// Bytes of all keys and values.
+    pub(crate) fn annotations_size(self) -> usize {
+        let annotations = self.annotations().into_iter().flatten();
+        annotations.map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum()
+    }
+
     pub(crate) fn labels(self) -> BTreeMap<&'a str, &'a str> {
         let labels = json::members(self.0, "/metadata/labels").into_iter().flatten();
         labels.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?))).collect()

@@ -35,6 +35,7 @@ fn every() -> Vec<Warning> {
         Warning::Linkerd,
         Warning::NameTaken,
         Warning::NoRoom,
+        Warning::TooLarge,
         Warning::WouldHang { what: s(), supported: true },
         Warning::WouldHang { what: s(), supported: false },
         Warning::NativeUnsupported,
