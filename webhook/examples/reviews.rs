@@ -16,6 +16,10 @@ use whichpod_injection::Options;
 use whichpod_webhook::admission::{Handler, router};
 use whichpod_webhook::cache;
 
+/// As the webhook's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SERVICES: usize = 5_000;
 const REVIEWS: u32 = 5_000;
 /// What must hold: for an object of 100 KB, on one core, with all the Services in the cache.
@@ -49,7 +53,8 @@ async fn main() -> anyhow::Result<()> {
     for (name, body, patched) in cases.into_iter().filter(|(name, ..)| name.contains(&selected)) {
         let (rate, [p50, p99, max]) = measure(&router, &body, patched).await?;
         println!("{name:<50} {:>8} {rate:>11.0} {p50:>10.1?} {p99:>10.1?} {max:>10.1?}", body.len());
-        let ordinary = body.len() < 20_000;
+        // Of a hundred listeners the answer alone is half of 100 KB.
+        let ordinary = body.len() < 20_000 && !name.contains("50 Services");
         if p99 > LONGEST || (ordinary && rate < FEWEST_A_SECOND) {
             slow.push(name);
         }

@@ -17,7 +17,11 @@ struct Shop {
 
 impl Shop {
     fn open(prefix: &str, annotations: &Value) -> Shop {
-        let client = ControlPlane::shared().client().clone();
+        Shop::open_in(ControlPlane::shared(), prefix, annotations)
+    }
+
+    fn open_in(cluster: &ControlPlane, prefix: &str, annotations: &Value) -> Shop {
+        let client = cluster.client().clone();
         let namespace = client.namespace(prefix).unwrap();
         let manifest = json!({"apiVersion": "v1", "kind": "List", "items": [
             {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "backend-service"},
@@ -125,6 +129,45 @@ fn what_an_annotation_asks_for_is_kept_out_once_it_is_taken_out() {
     assert!(!has_sidecar(&deployment));
     let upgrade = shop.whichpod(&["upgrade", "deploy/web"]);
     assert!(upgrade.code == 1 && upgrade.err.contains("whichpod patch"), "{upgrade:?}");
+}
+
+#[test]
+fn before_an_uninstall_the_whole_cluster_is_freed_at_once() {
+    // Of its own: nobody else's sidecars are to go.
+    let cluster = ControlPlane::start_own().unwrap();
+    let asks = json!({"whichpod.io/upstreams": "backend-service:10000"});
+    let shops = [("plain", json!({})), ("asking", asks)].map(|(prefix, annotations)| {
+        let shop = Shop::open_in(&cluster, prefix, &annotations);
+        let before = shop.deployment()["template"].clone();
+        assert_eq!(
+            shop.whichpod(&[&["patch", "deploy/web", "--apply"], UPSTREAM.as_slice()].concat()).code,
+            0
+        );
+        assert!(has_sidecar(&shop.deployment()));
+        (shop, before)
+    });
+    let kubeconfig = cluster.kubeconfig_path().to_str().unwrap();
+    let all = |more: &[&str]| {
+        let arguments = [&["uninject", "--all", "--kubeconfig", kubeconfig], more].concat();
+        whichpod(shops[0].0.folder.path(), &arguments)
+    };
+    let told = all(&[]);
+    assert!(told.code == 0 && told.err.contains("nothing was changed"), "{told:?}");
+    assert!(shops.iter().all(|(shop, _)| has_sidecar(&shop.deployment())));
+    let done = all(&["--apply"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    for (shop, before) in &shops {
+        let line = format!("deployment/web in {}: removed", shop.namespace.name());
+        assert!(done.err.contains(&line), "{line}: {done:?}");
+        assert_eq!(shop.deployment()["template"], *before);
+    }
+    assert_eq!(
+        shops[1].0.deployment()["annotations"]["whichpod.io/inject"],
+        "false",
+        "a webhook would ask again"
+    );
+    let again = all(&["--apply"]);
+    assert!(again.code == 0 && !again.err.contains("removed"), "{again:?}");
 }
 
 #[test]

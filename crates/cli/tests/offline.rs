@@ -248,8 +248,8 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn without_a_cluster_the_remedy_is_named() {
-    let kubeconfig = "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: k, user: u}}], \
-         users: [{name: u, user: {}}], clusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}]}";
+    let kubeconfig = "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: k, user: u}}, {name: d, context: {cluster: l, user: u}}], \
+         users: [{name: u, user: {}}], clusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}, {name: l, cluster: {server: 'http://127.0.0.1:2'}}]}";
     let folder = folder(&[("app.yaml", APP), ("kubeconfig", kubeconfig)]);
     let online = [&["inject", "-f", "app.yaml"], UPSTREAM.as_slice()].concat();
     let ran = whichpod(folder.path(), &online);
@@ -262,6 +262,12 @@ fn without_a_cluster_the_remedy_is_named() {
     for named in ["http://127.0.0.1:1", "refused", "--kubeconfig", "--offline"] {
         assert!(ran.err.contains(named), "{named} in {}", ran.err);
     }
+    let ran =
+        whichpod(folder.path(), &[&online[..], &["--kubeconfig", "kubeconfig", "--context", "d"]].concat());
+    assert!(ran.code == 69 && ran.err.contains("http://127.0.0.1:2"), "{}", ran.err);
+    let ran =
+        whichpod(folder.path(), &[&online[..], &["--kubeconfig", "kubeconfig", "--context", "e"]].concat());
+    assert!(ran.code == 69 && ran.err.contains("context: e") && ran.err.contains("--context"), "{}", ran.err);
     let ran = whichpod(folder.path(), &["upgrade", "deploy/web", "--kubeconfig", "kubeconfig"]);
     assert_eq!(ran.code, 69);
     assert!(!ran.err.contains("--offline"), "{}", ran.err);

@@ -13,7 +13,7 @@ use crate::nearest;
 use crate::options::Options;
 use crate::reason::Reason;
 use crate::settings::Settings;
-use crate::warning::Warning;
+use crate::warning::{self, Warning};
 use crate::workload::Kind;
 
 /// What the namespace and the annotations ask for.
@@ -195,7 +195,7 @@ impl<'a> Asker<'a> {
             .flat_map(Map::keys)
             .filter(|key| ![names::STATUS, names::BY_HAND].contains(&key.as_str()));
         let ours = keys.filter_map(|key| key.strip_prefix(names::PREFIX));
-        for name in ours.filter(|name| !known().any(|known| known == *name)) {
+        for name in ours.filter(|name| !known().any(|known| known == *name)).take(warning::MOST) {
             let nearest = nearest::of(name, known()).map(str::to_owned);
             warnings.push(Warning::Misspelt { name: name.to_owned(), nearest });
         }

@@ -77,7 +77,9 @@ fn inject_one(
     let decision = decision::decide(&request, facts, options);
     // Annotations without what they ask for would only make the webhook try in vain.
     let mut result = if decision.reason == Reason::Injected { annotated } else { object.clone() };
-    put_template(&mut result, decision.template.as_ref());
+    if let (Some(slot), Some(rewrite)) = (template_of(&mut result), &decision.rewrite) {
+        rewrite.put(slot);
+    }
     let patch = patch::between("", object, &result);
     (result, Outcome::of(decision, patch))
 }
@@ -143,7 +145,9 @@ fn uninject_one(object: &Value, keep_out: bool) -> (Value, Outcome) {
     match template.map(Status::read) {
         Some(Ok(Some(status))) => {
             let (template, mut kept) = status.take_out(template.unwrap_or(&Value::Null), Take::Unchanged);
-            put_template(&mut freed, Some(&template));
+            if let Some(slot) = template_of(&mut freed) {
+                *slot = template;
+            }
             kept.extend(take_out_annotations(&mut freed));
             warnings.extend(kept.into_iter().map(|what| Warning::Kept { what }));
             reason = Reason::Removed;
@@ -168,11 +172,9 @@ fn uninject_one(object: &Value, keep_out: bool) -> (Value, Outcome) {
     (freed, outcome)
 }
 
-fn put_template(object: &mut Value, template: Option<&Value>) {
-    let path = Kind::of(object).map(Kind::template);
-    if let (Some(slot), Some(template)) = (path.and_then(|path| object.pointer_mut(path)), template) {
-        *slot = template.clone();
-    }
+fn template_of(object: &mut Value) -> Option<&mut Value> {
+    let path = Kind::of(object)?.template();
+    object.pointer_mut(path)
 }
 
 /// Calls `act` with every workload of a document and its namespace.

@@ -76,6 +76,12 @@ impl Change {
         Change::Insert { list: list.to_owned(), item, first: true }
     }
 
+    /// The member of the template's `spec` that it is in.
+    pub(crate) fn spec_member(&self) -> Option<&str> {
+        let (Change::Set { path, .. } | Change::Insert { list: path, .. }) = self;
+        path.strip_prefix("/spec/")?.split('/').next()
+    }
+
     fn condensed(&self) -> Change {
         match self {
             Change::Set { path, from, to } => {
@@ -176,11 +182,12 @@ impl Record {
         Ok(at)
     }
 
-    /// Takes the changes back, the last one first; returns what somebody changed since and which therefore stays.
+    /// Takes the changes back, the last one first; returns what somebody changed since: what therefore stays, or with
+    /// [`Take::Ours`] what goes all the same.
     pub(crate) fn undo(&self, value: &mut Value, take: Take) -> Vec<String> {
-        let mut kept: Vec<String> =
+        let mut edited: Vec<String> =
             self.changes.iter().rev().filter_map(|change| undo_one(value, change, take)).collect();
-        kept.reverse();
+        edited.reverse();
         let mut parents: Vec<(&String, bool)> = self
             .absent
             .iter()
@@ -204,7 +211,7 @@ impl Record {
                 true
             });
         }
-        kept
+        edited
     }
 
     /// Whether everything that was written still does its work.
@@ -243,7 +250,7 @@ fn find_live<'v>(value: &'v Value, change: &Change) -> Option<&'v Value> {
     }
 }
 
-/// Takes one change back; returns what stays because somebody changed it.
+/// Takes one change back; returns it if somebody changed it and it stays, or with [`Take::Ours`] goes all the same.
 fn undo_one(value: &mut Value, change: &Change, take: Take) -> Option<String> {
     match change {
         Change::Set { path, from, to } => {
@@ -259,28 +266,34 @@ fn undo_one(value: &mut Value, change: &Change, take: Take) -> Option<String> {
                 };
                 true
             });
+            if undone || take == Take::Ours {
+                return None;
+            }
             let others = find(value, &tokens(path));
-            let changed = !undone && others.iter().any(|live| Some(*live) != from.as_ref());
-            changed.then(|| path.clone())
+            others.iter().any(|live| Some(*live) != from.as_ref()).then(|| path.clone())
         }
         Change::Insert { list, item, .. } => {
-            let mut kept = None;
+            let mut edited = None;
             visit(value, &tokens(list), Order::Backward, &mut |live| {
                 let Some(items) = live.as_array_mut() else { return false };
                 let by_name = items.iter().position(|live| matching::same_item(item, live));
                 let at = items.iter().position(|live| matching::unchanged(item, live));
-                let ours = take == Take::Ours && matching::ours_by_name(item);
                 match (at, by_name) {
                     (Some(at), _) => drop(items.remove(at)),
-                    (None, Some(at)) if ours || matching::drop_hostnames(item, &mut items[at]) => {
-                        drop(items.remove(at));
+                    (None, Some(at)) => {
+                        let name = described(list, &items[at]);
+                        let emptied = matching::drop_hostnames(item, &mut items[at]);
+                        let ours = take == Take::Ours && matching::ours_by_name(item);
+                        if emptied || ours {
+                            items.remove(at);
+                        }
+                        edited = (!emptied && ours == (take == Take::Ours)).then_some(name);
                     }
-                    (None, Some(at)) => kept = Some(described(list, &items[at])),
                     (None, None) => return false,
                 }
                 true
             });
-            kept
+            edited
         }
     }
 }

@@ -13,11 +13,15 @@ use crate::names::{self, annotation};
 use crate::options::Options;
 use crate::plan::{NoPlan, Plan, Scene};
 use crate::reason::Reason;
+use crate::rewrite::{self, Rewrite};
 use crate::service::ServiceName;
 use crate::settings::Settings;
 use crate::status::{Inputs, Status};
 use crate::warning::Warning;
 use crate::workload::{self, Kind, Pod};
+
+/// Bytes of keys and values that the API server takes in one object (`TotalAnnotationSizeLimitB`).
+const LARGEST_ANNOTATIONS: usize = 256 * 1024;
 
 /// What the API server is about to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +53,8 @@ pub struct Request<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Decision {
     pub(crate) reason: Reason,
-    /// The pod template as it is to be; `None` leaves it as it stands.
-    pub(crate) template: Option<Value>,
+    /// What becomes of the pod template; `None` leaves it as it stands.
+    pub(crate) rewrite: Option<Rewrite>,
     /// Why the request is refused.
     pub(crate) denied: Option<String>,
     pub(crate) warnings: Vec<Warning>,
@@ -61,7 +65,7 @@ pub(crate) struct Decision {
 pub(crate) fn decide(request: &Request<'_>, facts: &Facts, options: &Options) -> Decision {
     let mut decision = Decision {
         reason: Reason::UnsupportedKind,
-        template: None,
+        rewrite: None,
         denied: None,
         warnings: Vec::new(),
         twins: Vec::new(),
@@ -85,8 +89,8 @@ struct Case<'a> {
     old: Option<Old<'a>>,
     /// The template as the user wrote it, as far as that can be told.
     user: Cow<'a, Value>,
-    /// What somebody changed of the additions.
-    kept: Vec<String>,
+    /// What somebody changed of the additions, and which is written anew.
+    edited: Vec<String>,
 }
 
 /// The stored object's template and status.
@@ -139,17 +143,17 @@ impl<'a> Case<'a> {
             Some(Old { object, template, status: Status::read(template).ok().flatten() })
         });
         let status = own.as_ref().or(old.as_ref().and_then(|old| old.status.as_ref()));
-        let (user, kept) = match status {
+        let (user, edited) = match status {
             Some(status) => {
-                let (user, kept) = status.take_out(template, Take::Ours);
-                (Cow::Owned(user), kept)
+                let (user, edited) = status.take_out(template, Take::Ours);
+                (Cow::Owned(user), if own.is_some() { edited } else { Vec::new() })
             }
             None => (Cow::Borrowed(template), Vec::new()),
         };
-        Ok(Case { request, facts, options, kind, template, own, old, user, kept })
+        Ok(Case { request, facts, options, kind, template, own, old, user, edited })
     }
 
-    fn decide(&self, decision: &mut Decision) -> Reason {
+    fn decide(self, decision: &mut Decision) -> Reason {
         let asker = self.asker(self.request.object, &self.user);
         let protected = names::SYSTEM_NAMESPACES
             .into_iter()
@@ -178,7 +182,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    fn inject(&self, settings: &Settings, decision: &mut Decision) -> Reason {
+    fn inject(self, settings: &Settings, decision: &mut Decision) -> Reason {
         let inputs = self.inputs(self.request.object, &self.user);
         if !self.request.recompute
             && let Some(reason) = self.keep_or_restore(&inputs, decision)
@@ -194,7 +198,7 @@ impl<'a> Case<'a> {
                 return self.remove(reason, decision);
             }
         };
-        let Case { facts, options, .. } = *self;
+        let Case { facts, options, .. } = self;
         let says_singles = self.asker(self.request.object, &self.user).says(annotation::PER_UPSTREAM);
         let namespace = self.request.namespace;
         let scene = Scene { pod, namespace, settings, native, says_singles, facts, options };
@@ -224,7 +228,7 @@ impl<'a> Case<'a> {
         if !self.same_inputs(status, inputs) || !status.added.intact(old.template) {
             return None;
         }
-        decision.template = Some(status.restore(old.template, &self.user)?);
+        decision.rewrite = Some(Rewrite::Whole(status.restore(old.template, &self.user)?));
         decision.twins.clone_from(&status.twins);
         Some(Reason::Restored)
     }
@@ -238,7 +242,7 @@ impl<'a> Case<'a> {
                 || self.old_inputs().is_some_and(|old| old.template == inputs.template))
     }
 
-    fn write(&self, plan: Plan, inputs: Inputs, decision: &mut Decision) -> Reason {
+    fn write(self, plan: Plan, inputs: Inputs, decision: &mut Decision) -> Reason {
         let twins: Vec<ServiceName> = plan.twins.into_iter().collect();
         let new = Status {
             version: self.options.version.clone(),
@@ -246,10 +250,24 @@ impl<'a> Case<'a> {
             twins: twins.clone(),
             added: Record::default(),
         };
-        match new.write(&self.user, &plan.changes) {
-            Ok(template) => {
-                self.tell_of_edits(&mut decision.warnings);
-                decision.template = Some(template);
+        let (before, user) = match self.user {
+            Cow::Owned(user) => (None, user),
+            Cow::Borrowed(template) => {
+                let parts = rewrite::touched(template, &plan.changes);
+                (Some(parts.clone()), parts)
+            }
+        };
+        match new.write(user, &plan.changes) {
+            Ok(after) if Pod(&after).annotations_size() > LARGEST_ANNOTATIONS => {
+                decision.warnings.push(Warning::TooLarge);
+                Reason::TooLarge
+            }
+            Ok(after) => {
+                decision.warnings.extend(self.edited.into_iter().map(|what| Warning::Edited { what }));
+                decision.rewrite = Some(match before {
+                    Some(before) => Rewrite::Parts { before, after },
+                    None => Rewrite::Whole(after),
+                });
                 decision.twins = twins;
                 Reason::Injected
             }
@@ -282,7 +300,7 @@ impl<'a> Case<'a> {
                 twins: Vec::new(),
                 added: Record::default(),
             };
-            let written = change.map(|change| status.write(&template, &[change]));
+            let written = change.map(|change| status.write(template.clone(), &[change]));
             match written {
                 Some(Ok(written)) => template = written,
                 Some(Err(wrong)) => decision.warnings.push(Warning::MalformedObject { path: wrong.path }),
@@ -290,7 +308,7 @@ impl<'a> Case<'a> {
             }
         }
         let had_sidecar = self.own.as_ref().is_some_and(|status| !status.is_opt_out());
-        decision.template = Some(template);
+        decision.rewrite = Some(Rewrite::Whole(template));
         if had_sidecar { Reason::Removed } else { reason }
     }
 
@@ -309,14 +327,6 @@ impl<'a> Case<'a> {
     fn unchanged(&self, decision: &mut Decision) -> Reason {
         decision.twins = self.own.as_ref().map(|status| status.twins.clone()).unwrap_or_default();
         Reason::Unchanged
-    }
-
-    fn tell_of_edits(&self, warnings: &mut Vec<Warning>) {
-        let Some(status) = self.own.as_ref() else { return };
-        let (_, changed) = status.take_out(self.template, Take::Unchanged);
-        // What stays in both cases is a value of the user's own, which may change as it likes.
-        let replaced = changed.into_iter().filter(|what| !self.kept.contains(what));
-        warnings.extend(replaced.map(|what| Warning::Edited { what }));
     }
 
     fn own_intact(&self) -> bool {

@@ -202,12 +202,12 @@ impl<'a> Discovery<'a> {
     /// The pods behind a port of a headless Service: by SRV where the port has a name, by number where it has none or
     /// there are too many endpoints.
     fn pods(self, at: &Named<'_>, name: Option<&str>, target: &TargetPort, many: bool) -> Option<Target> {
-        let by_name = name.and_then(|name| self.target(at, &Port::Name(name.to_owned())));
-        let by_number = match target {
+        let by_name = || self.target(at, &Port::Name(name?.to_owned()));
+        let by_number = || match target {
             TargetPort::Number(number) => self.target(at, &Port::Number(*number)),
             TargetPort::Name(_) => None,
         };
-        if many { by_number.or(by_name) } else { by_name.or(by_number) }
+        if many { by_number().or_else(by_name) } else { by_name().or_else(by_number) }
     }
 
     /// Whether the endpoints are too many for SRV.

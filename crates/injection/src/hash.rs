@@ -1,7 +1,8 @@
 //! Hashes that are the same in every version and on every machine: they are stored in clusters and compared later.
 //! They tell change from no change; nothing secret or hostile depends on them.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
 use crate::quantity::Quantity;
 
@@ -51,7 +52,7 @@ fn feed(hash: &mut Fnv, value: &Value, resources: bool) {
         Value::Null => hash.feed(b"null"),
         Value::Bool(flag) => hash.feed(if *flag { b"true" } else { b"false" }),
         Value::Number(number) => hash.feed(number.to_string().as_bytes()),
-        Value::String(text) => match Quantity::parse(text).filter(|_| resources) {
+        Value::String(text) => match resources.then(|| Quantity::parse(text)).flatten() {
             Some(quantity) => hash.feed(&quantity.0.to_be_bytes()),
             None => hash.feed(text.as_bytes()),
         },
@@ -61,12 +62,11 @@ fn feed(hash: &mut Fnv, value: &Value, resources: bool) {
             hash.feed(b"]");
         }
         Value::Object(members) => {
-            let pod_spec = members.contains_key("containers");
-            let mut members: Vec<_> =
-                members.iter().filter(|(key, value)| !is_default(key, value, pod_spec)).collect();
-            members.sort_unstable_by_key(|(key, _)| *key);
+            let mut sorted: SmallVec<[_; 16]> =
+                members.iter().filter(|(key, value)| !is_default(key, value, members)).collect();
+            sorted.sort_unstable_by_key(|(key, _)| *key);
             hash.feed(b"{");
-            for (key, value) in members {
+            for (key, value) in sorted {
                 hash.feed(key.as_bytes());
                 feed(hash, value, resources || key == "resources");
             }
@@ -76,11 +76,11 @@ fn feed(hash: &mut Fnv, value: &Value, resources: bool) {
 }
 
 /// Whether a member says no more than its absence (`k8s.io/kubernetes/pkg/apis/core/v1/defaults.go`).
-fn is_default(key: &str, value: &Value, pod_spec: bool) -> bool {
+fn is_default(key: &str, value: &Value, siblings: &Map<String, Value>) -> bool {
     match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
-        Value::Object(members) => members.iter().all(|(key, value)| is_default(key, value, false)),
+        Value::Object(members) => members.iter().all(|(key, value)| is_default(key, value, members)),
         Value::Bool(false) => {
             matches!(key, "hostNetwork" | "hostPID" | "hostIPC" | "stdin" | "stdinOnce" | "tty" | "readOnly")
         }
@@ -98,7 +98,8 @@ fn is_default(key: &str, value: &Value, pod_spec: bool) -> bool {
             "imagePullPolicy" => text != "Never",
             // A copy of `serviceAccountName` under its old name.
             "serviceAccount" => true,
-            "restartPolicy" => pod_spec && text == "Always",
+            // Of a container it says that it is a native sidecar.
+            "restartPolicy" => text == "Always" && siblings.contains_key("containers"),
             _ => matches!(
                 (key, text.as_str()),
                 ("protocol", "TCP")

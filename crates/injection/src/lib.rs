@@ -28,6 +28,7 @@ mod sidecar_config;
 mod changes;
 mod matching;
 mod patch;
+mod rewrite;
 mod status;
 
 mod by_hand;
@@ -97,8 +98,8 @@ impl Outcome {
 pub fn admit(request: &Request<'_>, facts: &Facts, options: &Options) -> Outcome {
     let mut decision = decision::decide(request, facts, options);
     let path = Kind::of(request.object).map_or("", Kind::template);
-    let patch = match (decision.template.take(), request.object.pointer(path)) {
-        (Some(after), Some(before)) => patch::between(path, before, &after),
+    let patch = match (decision.rewrite.take(), request.object.pointer(path)) {
+        (Some(rewrite), Some(template)) => rewrite.patch(path, template),
         _ => Patch::default(),
     };
     Outcome::of(decision, patch)

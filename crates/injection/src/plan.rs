@@ -1,6 +1,6 @@
 //! Everything that is to be added to a pod, all or nothing: the container and what leads the app to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use whichpod_config::names::variable;
@@ -25,6 +25,12 @@ use crate::settings::{ConfigMapKey, Redirect, Settings};
 use crate::sidecar_config::{self, OwnPorts};
 use crate::warning::Warning;
 use crate::workload::{LOWEST_PORT, Pod};
+
+/// Linux starts no program with a longer variable (`MAX_ARG_STRLEN`, 128 KiB with its name and what ends it).
+const LONGEST_DOCUMENT: usize = 128 * 1024 - names::CONFIG_VARIABLE.len() - 2;
+
+/// Each is looked for in its list, and noted in the status.
+const MOST_CHANGES: usize = 2000;
 
 /// The changes of a pod, in the order in which they are made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -64,17 +70,18 @@ impl Scene<'_> {
         let app_ports = AppPorts::of(self.pod, self.namespace, self.facts, &self.settings.app_ports);
         self.check_volumes()?;
         if let Some(config_map) = &self.settings.config {
-            let ports = own_ports(&app_ports, &BTreeSet::new());
+            let ports = own_ports(&app_ports, &BTreeSet::new(), warnings)?;
             let environment = self.external_configuration(config_map, ports);
             return Ok(Plan { changes: self.changes(environment, ports, None), ..Plan::default() });
         }
         let redirected = self.redirect(&app_ports, warnings)?;
         let listening: BTreeSet<u16> = redirected.upstreams.iter().map(|bound| bound.listen.port()).collect();
-        let ports = own_ports(&app_ports, &listening);
+        let ports = own_ports(&app_ports, &listening, warnings)?;
         let Scene { pod, namespace, settings, native, options, .. } = self;
         let document =
             sidecar_config::document(&redirected.upstreams, settings, pod, namespace, native, ports, options);
         let document = sidecar_config::inline(document, settings, options).map_err(NoPlan::Malformed)?;
+        let too_long = document.len() > LONGEST_DOCUMENT;
         let environment = vec![json!({"name": names::CONFIG_VARIABLE, "value": document})];
         let twins = redirected.upstreams.iter().filter_map(|bound| bound.discovered.twin.clone()).collect();
         let lowest = listening.first().copied().filter(|port| *port < 1024 && !app_ports.has_lowest());
@@ -84,6 +91,10 @@ impl Scene<'_> {
         });
         changes.extend(aliases);
         changes.extend(redirected.environment);
+        if too_long || changes.len() > MOST_CHANGES {
+            warnings.push(Warning::TooLarge);
+            return Err(NoPlan::Skip(Reason::TooLarge));
+        }
         Ok(Plan { changes, twins })
     }
 
@@ -202,9 +213,8 @@ impl Scene<'_> {
         let listed = |secret: &str| {
             json::items(pod.0, "/spec/imagePullSecrets").iter().any(|own| text(own, "/name") == Some(secret))
         };
-        let secrets: BTreeMap<&str, ()> =
-            options.image_pull_secrets.iter().map(|name| (name.as_str(), ())).collect();
-        for secret in secrets.into_keys().filter(|secret| !listed(secret)) {
+        let secrets: BTreeSet<&str> = options.image_pull_secrets.iter().map(String::as_str).collect();
+        for secret in secrets.into_iter().filter(|secret| !listed(secret)) {
             changes.push(Change::append("/spec/imagePullSecrets", json!({"name": secret})));
         }
         changes.extend(Change::set(pod.0, "/metadata/labels", names::INJECTED_LABEL, json!("true")));
@@ -226,10 +236,22 @@ impl Scene<'_> {
 }
 
 /// 9901 and 9902, or the next ports that nobody has.
-fn own_ports(app_ports: &AppPorts, listening: &BTreeSet<u16>) -> OwnPorts {
-    let admin = app_ports.free(names::ADMIN_PORT, listening).unwrap_or(names::ADMIN_PORT);
+fn own_ports(
+    app_ports: &AppPorts,
+    listening: &BTreeSet<u16>,
+    warnings: &mut Vec<Warning>,
+) -> Result<OwnPorts, NoPlan> {
     let mut taken = listening.clone();
-    taken.insert(admin);
-    let health = app_ports.free(names::HEALTH_PORT, &taken).unwrap_or(names::HEALTH_PORT);
-    OwnPorts { admin, health }
+    let mut free = |wanted| {
+        let port = app_ports.free(wanted, &taken)?;
+        taken.insert(port);
+        Some(port)
+    };
+    match (free(names::ADMIN_PORT), free(names::HEALTH_PORT)) {
+        (Some(admin), Some(health)) => Ok(OwnPorts { admin, health }),
+        _ => {
+            warnings.push(Warning::NoRoom);
+            Err(NoPlan::Skip(Reason::NoRoom))
+        }
+    }
 }

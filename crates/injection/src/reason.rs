@@ -51,6 +51,10 @@ pub enum Reason {
     Linkerd,
     /// The pod has a container of the same name that is not ours.
     NameTaken,
+    /// The configuration or the status would be larger than Linux or Kubernetes takes.
+    TooLarge,
+    /// No port is left for the sidecar's own servers.
+    NoRoom,
     /// An ordinary container would keep the pod's init containers waiting, or the pod from ending.
     WouldHang,
     /// `native-sidecar: "true"` below Kubernetes 1.29.
@@ -93,6 +97,8 @@ impl Reason {
             Reason::Istio => "istio",
             Reason::Linkerd => "linkerd",
             Reason::NameTaken => "name_taken",
+            Reason::TooLarge => "too_large",
+            Reason::NoRoom => "no_room",
             Reason::WouldHang => "would_hang",
             Reason::NativeUnsupported => "native_unsupported",
             Reason::DnsUnknown => "dns_unknown",

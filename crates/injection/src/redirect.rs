@@ -37,8 +37,6 @@ pub(crate) struct Redirected {
 pub(crate) struct Bound {
     /// In the log and the metrics; no two are alike.
     pub(crate) name: String,
-    /// The Service or host, for warnings.
-    pub(crate) title: String,
     pub(crate) listen: SocketAddr,
     pub(crate) discovered: Discovered,
     pub(crate) protocol: Option<Protocol>,
@@ -263,7 +261,6 @@ impl Redirection<'_> {
             self.names.insert(name.clone());
             self.result.upstreams.push(Bound {
                 name,
-                title: destination.title.clone(),
                 listen: SocketAddr::new(address, *listen),
                 discovered: listener.discovered.clone(),
                 protocol: listener.protocol,

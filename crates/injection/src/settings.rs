@@ -152,15 +152,20 @@ fn app_ports(text: &str) -> Result<BTreeSet<u16>, String> {
         .collect()
 }
 
+/// The most volumes the sidecar gets to read.
+const MOST_MOUNTS: usize = 100;
+
 fn volume_mounts(text: &str) -> Result<Vec<VolumeMount>, String> {
     let mut mounts: Vec<VolumeMount> = Vec::new();
     for part in text.split([',', ' ', '\n']).filter(|part| !part.is_empty()) {
         let (volume, path) = part.split_once('=').unwrap_or_default();
         // What the Kubernetes API takes.
         let is_path = path.len() > 1 && path.starts_with('/') && !path.contains(':');
-        if !crate::upstreams::is_dns_name(volume) || !is_path || mounts.iter().any(|mount| mount.path == path)
-        {
-            return Err("VOLUME=/PATH of volumes that the pod has, each at a path of its own".to_owned());
+        let taken = mounts.len() == MOST_MOUNTS || mounts.iter().any(|mount| mount.path == path);
+        if !crate::upstreams::is_dns_name(volume) || !is_path || taken {
+            return Err(format!(
+                "VOLUME=/PATH of up to {MOST_MOUNTS} volumes that the pod has, each at a path of its own"
+            ));
         }
         mounts.push(VolumeMount { volume: volume.to_owned(), path: path.to_owned() });
     }

@@ -53,27 +53,26 @@ impl Status {
         self.inputs.is_none()
     }
 
-    /// The template without what was added, and what stays because somebody changed it.
+    /// The template without what was added, and what somebody changed of it (see [`Record::undo`]).
     pub(crate) fn take_out(&self, template: &Value, take: Take) -> (Value, Vec<String>) {
         let mut user = template.clone();
         if let Some(annotations) = user.pointer_mut(ANNOTATIONS).and_then(Value::as_object_mut) {
             annotations.shift_remove(names::STATUS);
         }
-        let kept = self.added.undo(&mut user, take);
-        (user, kept)
+        let edited = self.added.undo(&mut user, take);
+        (user, edited)
     }
 
     /// Makes changes of a template and writes the status into it.
-    pub(crate) fn write(mut self, template: &Value, changes: &[Change]) -> Result<Value, WrongShape> {
-        let mut result = template.clone();
+    pub(crate) fn write(mut self, mut template: Value, changes: &[Change]) -> Result<Value, WrongShape> {
         for change in changes {
-            self.added.apply(&mut result, change)?;
+            self.added.apply(&mut template, change)?;
         }
         // Its parents are recorded, too, so it is put in before the status is made a text.
-        self.added.make(&mut result, ANNOTATIONS, &Value::Object(Map::new()))?;
+        self.added.make(&mut template, ANNOTATIONS, &Value::Object(Map::new()))?;
         let text = serde_json::to_string(&self).unwrap_or_default();
-        put(&mut result, &Value::String(text))?;
-        Ok(result)
+        put(&mut template, Value::String(text))?;
+        Ok(template)
     }
 
     /// Makes the changes of an earlier template again, and writes its status as it was.
@@ -84,15 +83,15 @@ impl Status {
             record.apply(&mut result, &change).ok()?;
         }
         record.make(&mut result, ANNOTATIONS, &Value::Object(Map::new())).ok()?;
-        put(&mut result, text(earlier)?).ok()?;
+        put(&mut result, text(earlier)?.clone()).ok()?;
         Some(result)
     }
 }
 
-fn put(template: &mut Value, status: &Value) -> Result<(), WrongShape> {
+fn put(template: &mut Value, status: Value) -> Result<(), WrongShape> {
     let annotations = template.pointer_mut(ANNOTATIONS).and_then(Value::as_object_mut);
     let annotations = annotations.ok_or_else(|| WrongShape { path: ANNOTATIONS.to_owned() })?;
-    annotations.insert(names::STATUS.to_owned(), status.clone());
+    annotations.insert(names::STATUS.to_owned(), status);
     Ok(())
 }
 
@@ -117,7 +116,7 @@ mod tests {
         {
             let changes =
                 [Change::append("/spec/hostAliases", json!({"ip": "127.77.1.2", "hostnames": ["a"]}))];
-            let written = status().write(&template, &changes).unwrap();
+            let written = status().write(template.clone(), &changes).unwrap();
             let read = Status::read(&written).unwrap().unwrap();
             assert_eq!(
                 (&read.version, &read.inputs, &read.twins),

@@ -59,11 +59,18 @@ const SCHEMES: [(&str, &str); 9] = [
     ("auto", "auto"),
 ];
 
+/// The most entries: the configuration of more would not fit into an environment variable, and admission waits for it.
+const MOST: usize = 300;
+
 impl Wanted {
     /// Reads the annotation; the error says what is wrong with which entry.
     pub(crate) fn parse(text: &str) -> Result<Wanted, String> {
         let mut wanted = Wanted::default();
-        for part in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty()) {
+        let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+        for (number, part) in parts.enumerate() {
+            if number == MOST {
+                return Err(format!("up to {MOST} upstreams; name those that matter"));
+            }
             if part == "*" {
                 wanted.all = true;
                 continue;

@@ -1,10 +1,12 @@
 //! What a user is told at admission. The API server cuts a warning off at 256 characters and passes on 4,096 in all, so
 //! every text is made to fit with the longest names, and has the remedy in it.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::malformed::Malformed;
 use crate::names::PREFIX;
+use crate::workload::LOWEST_PORT;
 
 /// The most characters of one warning.
 pub const LONGEST: usize = 256;
@@ -13,7 +15,7 @@ pub const LONGEST: usize = 256;
 const BEGINNING: &str = "whichpod: ";
 
 /// The most warnings of one answer; what is beyond is counted in the last.
-const MOST: usize = 15;
+pub(crate) const MOST: usize = 15;
 
 /// A warning with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub(crate) enum Warning {
     Istio,
     Linkerd,
     NameTaken,
+    NoRoom,
+    TooLarge,
     WouldHang { what: String, supported: bool },
     NativeUnsupported,
     DnsUnknown { policy: String },
@@ -146,6 +150,14 @@ impl fmt::Display for Warning {
                     "not injected: the pod has a container named whichpod that whichpod did not add; rename or remove it"
                 )
             }
+            Warning::NoRoom => write!(
+                f,
+                "not injected: the app or the pod's sysctl leaves no port for the sidecar's own servers; set {LOWEST_PORT} to 1024 or below"
+            ),
+            Warning::TooLarge => write!(
+                f,
+                "not injected: the sidecar's configuration or what is noted of it is larger than Kubernetes or Linux takes; name fewer upstreams in {PREFIX}upstreams"
+            ),
             Warning::WouldHang { what, supported: true } => write!(
                 f,
                 "not injected: with {} an ordinary sidecar container would hang the pod; set {PREFIX}native-sidecar: auto",
@@ -371,13 +383,9 @@ impl Obstacle {
 
 /// The texts to hand to the API server: no two alike, and not more than it passes on.
 pub(crate) fn texts(warnings: &[Warning]) -> Vec<String> {
-    let mut texts: Vec<String> = Vec::new();
-    for warning in warnings {
-        let text = warning.to_string();
-        if !texts.contains(&text) {
-            texts.push(text);
-        }
-    }
+    let mut told = HashSet::new();
+    let texts = warnings.iter().map(ToString::to_string);
+    let mut texts: Vec<String> = texts.filter(|text| told.insert(text.clone())).collect();
     if texts.len() > MOST {
         let more = texts.len() - (MOST - 1);
         texts.truncate(MOST - 1);

@@ -74,6 +74,12 @@ impl<'a> Pod<'a> {
         self.annotations()?.get(key)?.as_str()
     }
 
+    /// Bytes of all keys and values.
+    pub(crate) fn annotations_size(self) -> usize {
+        let annotations = self.annotations().into_iter().flatten();
+        annotations.map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum()
+    }
+
     pub(crate) fn labels(self) -> BTreeMap<&'a str, &'a str> {
         let labels = json::members(self.0, "/metadata/labels").into_iter().flatten();
         labels.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?))).collect()
@@ -116,9 +122,15 @@ impl<'a> Pod<'a> {
         json::is_true(self.0, "/spec/hostNetwork")
     }
 
+    /// Whether it can run on Windows nodes only.
     pub(crate) fn windows(self) -> bool {
-        let selector = json::member(self.0, "/spec/nodeSelector", "kubernetes.io/os").and_then(Value::as_str);
-        text(self.0, "/spec/os/name") == Some("windows") || selector == Some("windows")
+        let selected = |label| json::member(self.0, "/spec/nodeSelector", label).and_then(Value::as_str);
+        // It runs where one of the terms holds.
+        let terms = json::items(self.0, NODE_TERMS);
+        text(self.0, "/spec/os/name") == Some(WINDOWS)
+            || json::is_true(self.0, "/spec/securityContext/windowsOptions/hostProcess")
+            || OS_LABELS.into_iter().any(|label| selected(label) == Some(WINDOWS))
+            || (!terms.is_empty() && terms.iter().all(needs_windows))
     }
 
     /// Whether its resolv.conf names the cluster's DNS: `ClusterFirst`, also under its host-network name.
@@ -173,6 +185,22 @@ impl<'a> Pod<'a> {
     }
 }
 
+/// Whether nodes of other systems don't satisfy a `nodeSelectorTerm`.
+fn needs_windows(term: &Value) -> bool {
+    json::items(term, "/matchExpressions").iter().any(|expression| {
+        let values = json::items(expression, "/values");
+        text(expression, "/key").is_some_and(|key| OS_LABELS.contains(&key))
+            && text(expression, "/operator") == Some("In")
+            && !values.is_empty()
+            && values.iter().all(|value| value == WINDOWS)
+    })
+}
+
+const WINDOWS: &str = "windows";
+const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
+const NODE_TERMS: &str =
+    "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+
 /// The sysctl that lets any user bind low ports (a safe one since Kubernetes 1.22).
 pub(crate) const LOWEST_PORT: &str = "net.ipv4.ip_unprivileged_port_start";
 
@@ -190,6 +218,34 @@ mod tests {
         assert_eq!(kind("batch.volcano.sh/v1alpha1", "Job"), None, "another group's Job has another shape");
         assert_eq!(kind("v1", "Service"), None);
         assert_eq!(Kind::of(&json!([])), None);
+    }
+
+    #[test]
+    fn a_pod_that_only_windows_can_run_is_known_however_it_says_so() {
+        let term = |operator: &str, values: Value| {
+            json!({"matchExpressions": [{"key": "x", "operator": "Exists"},
+            {"key": "kubernetes.io/os", "operator": operator, "values": values}]})
+        };
+        let terms = |terms: Value| {
+            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": terms}}}})
+        };
+        for (spec, windows) in [
+            (json!({"os": {"name": "windows"}}), true),
+            (json!({"nodeSelector": {"kubernetes.io/os": "windows"}}), true),
+            (json!({"nodeSelector": {"beta.kubernetes.io/os": "windows"}}), true),
+            (json!({"securityContext": {"windowsOptions": {"hostProcess": true}}}), true),
+            (terms(json!([term("In", json!(["windows"]))])), true),
+            (terms(json!([term("In", json!(["windows"])), term("In", json!(["linux"]))])), false),
+            (terms(json!([term("In", json!(["linux", "windows"]))])), false),
+            (terms(json!([term("NotIn", json!(["windows"]))])), false),
+            (terms(json!([])), false),
+            (json!({"os": {"name": "linux"}, "nodeSelector": {"kubernetes.io/os": "linux"}}), false),
+            (json!({}), false),
+        ] {
+            let pod = json!({"spec": spec});
+            assert_eq!(Pod(&pod).windows(), windows, "{pod}");
+        }
     }
 
     #[test]

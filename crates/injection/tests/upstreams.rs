@@ -9,7 +9,7 @@ use std::borrow::Borrow;
 use common::{answer, configuration, loaded, options, request, template};
 use serde_json::{Value, json};
 use whichpod_config::Config;
-use whichpod_injection::{Facts, HeadlessServices, Options, Outcome};
+use whichpod_injection::{Facts, HeadlessServices, Options, Outcome, Reason};
 
 /// A cluster with these Services in the namespace `shop`.
 fn facts(services: &[Value]) -> Facts {
@@ -244,6 +244,45 @@ fn a_clash_anywhere_in_a_service_leaves_its_name_alone() {
         service("mine", json!({"selector": {"app": "me"}, "ports": [{"port": 1, "targetPort": 81}]}));
     let (_, outcome) = inject(&pod("web:80", json!({})), &[two_ports, selecting]);
     warned(&outcome, "targetPort of mine");
+}
+
+#[test]
+fn what_no_pod_could_start_with_is_not_injected() {
+    let entries: String = (0..301).map(|n| format!("s{n}:80,")).collect();
+    let (_, outcome) = inject(&pod(&entries, json!({})), &[]);
+    assert_eq!(outcome.reason, Reason::MalformedAnnotation);
+    warned(&outcome, "accepted: up to 300 upstreams");
+    // A configuration that is too long for a variable: every port of a Service is served.
+    let ports: Vec<Value> = (0..100).map(|n| json!({"port": 8000 + n, "name": format!("p{n}")})).collect();
+    let name = |n: usize| format!("{}-{n}", "s".repeat(50));
+    let services: Vec<Value> = (0..8).map(|n| service(&name(n), json!({"ports": ports}))).collect();
+    let upstreams: String = (0..8).map(|n| name(n) + ":8000,").collect();
+    let object = pod(&upstreams, json!({}));
+    let (stored, outcome) = inject(&object, &services);
+    assert_eq!((outcome.reason, &stored), (Reason::TooLarge, &object));
+    warned(&outcome, "name fewer upstreams");
+    // Annotations that the API server would refuse with the status among them, and more values than are looked for.
+    let mut object = pod("web:80", json!({}));
+    object["metadata"]["annotations"]["example.test/large"] = json!("x".repeat(262_000));
+    let (stored, outcome) = inject(&object, &[service("web", json!({}))]);
+    assert_eq!((outcome.reason, &stored), (Reason::TooLarge, &object));
+    let env: Vec<Value> =
+        (0..3000).map(|n| json!({"name": format!("V{n}"), "value": "http://web:80"})).collect();
+    let mut object = pod("web:80", json!({"containers": [{"name": "app", "env": env}]}));
+    object["metadata"]["annotations"]["whichpod.io/redirect"] = json!("env");
+    let (stored, outcome) = inject(&object, &[service("web", json!({}))]);
+    assert_eq!((outcome.reason, stored), (Reason::TooLarge, object));
+}
+
+#[test]
+fn a_pod_that_leaves_the_sidecar_no_port_of_its_own_stays_without() {
+    let sysctl = json!({"name": "net.ipv4.ip_unprivileged_port_start", "value": "65535"});
+    let spec = json!({"containers": [{"name": "app"}], "securityContext": {"sysctls": [sysctl]}});
+    let object = pod("web:65535", spec);
+    let highest = service("web", json!({"ports": [{"port": 65535}]}));
+    let (stored, outcome) = inject(&object, &[highest]);
+    assert_eq!((outcome.reason, stored), (Reason::NoRoom, object));
+    warned(&outcome, "set net.ipv4.ip_unprivileged_port_start to 1024");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 use whichpod_cluster::wait_for;
-use whichpod_tests_admission::{Installation, Replica, User, backend, sidecar};
+use whichpod_tests_admission::{Installation, Replica, User, backend, service, sidecar};
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 const UPSTREAMS: &str = "whichpod.io/upstreams";
@@ -167,9 +167,13 @@ fn who_can_have_none_is_told_and_whose_template_is_a_controllers_is_left_alone()
         object.pointer_mut(parent).unwrap()[key.replace("~1", "/")] = value;
         object
     };
+    let on_windows = json!([{ "key": "kubernetes.io/os", "operator": "In", "values": ["windows"] }]);
+    let terms = json!({ "nodeSelectorTerms": [{ "matchExpressions": on_windows }] });
+    let windows_only = json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": terms } });
     for (pointer, value, told_of) in [
         ("/spec/template/spec/hostNetwork", json!(true), "hostNetwork"),
         ("/spec/template/spec/nodeSelector", json!({ "kubernetes.io/os": "windows" }), "Windows"),
+        ("/spec/template/spec/affinity", windows_only, "Windows"),
         ("/spec/template/metadata/labels/sidecar.istio.io~1inject", json!("true"), "Istio"),
         ("/spec/template/metadata/annotations", json!({ "linkerd.io/inject": "enabled" }), "Linkerd"),
         (
@@ -193,5 +197,31 @@ fn who_can_have_none_is_told_and_whose_template_is_a_controllers_is_left_alone()
     for object in [ours, with("/metadata/ownerReferences", owner)] {
         let (injected, told) = admitted(&user, &object);
         assert!(!injected && !told.contains("Warning"), "{told}");
+    }
+}
+
+#[test]
+fn a_pod_with_a_sidecar_is_admitted_where_the_restricted_standard_is_enforced() {
+    let (installation, _replica) = installed("restricted");
+    let user = User::new(&installation, "restricted").unwrap();
+    // A low port, for which the pod gets a sysctl.
+    user.serve(&service("web", &json!([{ "port": 80 }]))).unwrap();
+    user.kubectl(&["label", "namespace", user.name(), "pod-security.kubernetes.io/enforce=restricted"])
+        .unwrap();
+    let mut pod = workload("Pod", &json!({ UPSTREAMS: "web:80" }), &json!({}));
+    wait_for("the standard to be enforced", PATIENCE, || {
+        let ran = user.try_kubectl(&["create", "--dry-run=server", "-f", "-"], Some(&pod))?;
+        Ok(ran.err.contains("violates PodSecurity").then_some(()))
+    })
+    .unwrap();
+    pod["spec"]["securityContext"] =
+        json!({ "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } });
+    pod["spec"]["containers"][0]["securityContext"] =
+        json!({ "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } });
+    for native in ["true", "false"] {
+        pod["metadata"]["annotations"]["whichpod.io/native-sidecar"] = json!(native);
+        let (stored, told) = user.dry_run(&pod).unwrap();
+        assert!(sidecar(&stored["spec"]).is_some() && !told.contains("Warning"), "{native}: {told}");
+        assert_eq!(stored["spec"]["securityContext"]["sysctls"][0]["value"], "80", "{native}");
     }
 }

@@ -123,11 +123,12 @@ impl Handler {
         // Nothing that outlives the panic is changed in there.
         let decided = catch_unwind(AssertUnwindSafe(|| {
             let outcome = self.cache.with(|facts| review.decide(facts, &options));
-            review::answer(review, outcome.as_ref()).map(|response| (response, outcome))
+            let counted = outcome.as_ref().map_or((Counted::Allowed, "other_operation"), counted);
+            review::answer(review, outcome).map(|response| (response, counted))
         }));
         match decided {
-            Ok(Ok((response, outcome))) => {
-                self.record(review, outcome.as_ref());
+            Ok(Ok((response, (result, reason)))) => {
+                self.record(review, result, reason);
                 response
             }
             Ok(Err(reason)) => self.failed(review, "error", &reason),
@@ -153,24 +154,15 @@ impl Handler {
         review::pass(review, warning)
     }
 
-    fn record(&self, review: &Review, outcome: Option<&Outcome>) {
-        let Some(outcome) = outcome else {
-            self.reviews.count(Counted::Allowed, "other_operation");
-            return;
-        };
-        let result = match outcome {
-            Outcome { denied: Some(_), .. } => Counted::Denied,
-            Outcome { patch, .. } if patch.0.is_empty() => Counted::Allowed,
-            _ => Counted::Patched,
-        };
-        self.reviews.count(result, outcome.reason.label());
+    fn record(&self, review: &Review, result: Counted, reason: &'static str) {
+        self.reviews.count(result, reason);
         let request = &review.request;
         if result == Counted::Allowed {
             tracing::debug!(
                 kind = request.kind.kind,
                 namespace = request.namespace,
                 name = review.name(),
-                reason = outcome.reason.label(),
+                reason,
                 "reviewed"
             );
         } else {
@@ -181,7 +173,7 @@ impl Handler {
                 operation = ?request.operation,
                 dry_run = request.dry_run,
                 result = result.label(),
-                reason = outcome.reason.label(),
+                reason,
                 "reviewed"
             );
         }
@@ -208,6 +200,16 @@ impl Handler {
         tracing::debug!("refused a request: {text}");
         (status, format!("{text}\n")).into_response()
     }
+}
+
+/// As what an outcome is counted.
+fn counted(outcome: &Outcome) -> (Counted, &'static str) {
+    let result = match outcome {
+        Outcome { denied: Some(_), .. } => Counted::Denied,
+        Outcome { patch, .. } if patch.0.is_empty() => Counted::Allowed,
+        _ => Counted::Patched,
+    };
+    (result, outcome.reason.label())
 }
 
 #[cfg(test)]

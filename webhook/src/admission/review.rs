@@ -30,7 +30,9 @@ impl Review {
     /// Reads a body.
     pub(super) fn parse(body: &[u8]) -> Result<Self, Malformed> {
         let malformed = |reason: &dyn ToString| Malformed(reason.to_string());
-        let mut review: Value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+        // Checked as a whole rather than string by string.
+        let body = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
+        let mut review: Value = serde_json::from_str(body).map_err(|error| malformed(&error))?;
         let mut take =
             |pointer: &str| review.pointer_mut(pointer).map(Value::take).filter(|value| !value.is_null());
         let (object, old_object) = (take("/request/object"), take("/request/oldObject"));
@@ -87,10 +89,11 @@ impl Review {
 ///
 /// # Errors
 /// When the patch cannot be written as JSON.
-pub(super) fn answer(review: &Review, outcome: Option<&Outcome>) -> Result<AdmissionResponse, String> {
+pub(super) fn answer(review: &Review, outcome: Option<Outcome>) -> Result<AdmissionResponse, String> {
     let response = AdmissionResponse::from(&review.request);
     let Some(outcome) = outcome else { return Ok(response) };
-    let mut response = match &outcome.denied {
+    let audit_annotations = audit(review, &outcome);
+    let mut response = match outcome.denied {
         Some(message) => {
             let mut denied = response.deny(message);
             denied.result.code = 403;
@@ -98,12 +101,10 @@ pub(super) fn answer(review: &Review, outcome: Option<&Outcome>) -> Result<Admis
             denied
         }
         None if outcome.patch.0.is_empty() => response,
-        None => response.with_patch(outcome.patch.clone()).map_err(|error| error.to_string())?,
+        None => response.with_patch(outcome.patch).map_err(|error| error.to_string())?,
     };
-    if !outcome.warnings.is_empty() {
-        response.warnings = Some(outcome.warnings.clone());
-    }
-    response.audit_annotations = audit(review, outcome);
+    response.warnings = Some(outcome.warnings).filter(|warnings| !warnings.is_empty());
+    response.audit_annotations = audit_annotations;
     Ok(response)
 }
 

@@ -24,8 +24,15 @@ pub(super) fn read(stream: &str) -> Result<Vec<Document>, Fault> {
 /// Writes a value in place of the document's content; comments before and after it stay.
 pub(super) fn rewrite(value: &Value, original: &str) -> Result<String, serde_saphyr::SerializeError> {
     let frame = split::frame(original);
-    let line_end = if frame.head.is_empty() || frame.head.ends_with('\n') { "" } else { "\n" };
-    Ok(format!("{}{line_end}{}{}", frame.head, write(value)?, frame.tail))
+    let windows = original.contains("\r\n");
+    let line_end = if windows { "\r\n" } else { "\n" };
+    let between = if frame.head.is_empty() || frame.head.ends_with('\n') { "" } else { line_end };
+    let mut content = write(value)?;
+    if windows {
+        // A line break means the same to every reader, also within a text.
+        content = content.replace('\n', line_end);
+    }
+    Ok(format!("{}{between}{content}{}", frame.head, frame.tail))
 }
 
 /// Writes a value so that readers of YAML 1.1 and 1.2 read the same.
@@ -150,6 +157,15 @@ mod tests {
             "libyaml takes a leading tab for indentation: {written}"
         );
         assert_eq!(compose::compose(&written).unwrap().unwrap(), value);
+    }
+
+    #[test]
+    fn a_file_with_the_line_ends_of_windows_keeps_them() {
+        let value = json!({"a": "x\n  y\n", "b": [1, "\r"]});
+        let text = rewrite(&value, "# before\r\na: 1\r\n# after\r\n").unwrap();
+        assert!(text.starts_with("# before\r\n") && text.ends_with("# after\r\n"), "{text:?}");
+        assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "{text:?}");
+        assert_eq!(read(&text).unwrap()[0].value, Some(value));
     }
 
     #[test]

@@ -34,6 +34,8 @@ fn every() -> Vec<Warning> {
         Warning::Istio,
         Warning::Linkerd,
         Warning::NameTaken,
+        Warning::NoRoom,
+        Warning::TooLarge,
         Warning::WouldHang { what: s(), supported: true },
         Warning::WouldHang { what: s(), supported: false },
         Warning::NativeUnsupported,
