@@ -75,10 +75,15 @@ impl Client {
         self.namespaces_of
     }
 
-    /// Brings an image to the cluster if that is a node of ours; others must have it already (see README.md).
-    /// Pods must say `imagePullPolicy: Never` or `IfNotPresent`.
-    pub fn import(&self, image: &Image) -> Result<()> {
-        self.namespaces_of.map_or(Ok(()), |process| node::import(process, image))
+    /// Makes an image and brings it to the cluster, if that is a node of ours; others must have it already (see
+    /// README.md). Pods must say `imagePullPolicy: Never` or `IfNotPresent`.
+    pub fn import(&self, make: impl FnOnce() -> Result<Image>) -> Result<()> {
+        self.namespaces_of.map_or(Ok(()), |process| node::import(process, &make()?))
+    }
+
+    /// Whether the cluster is somebody's own, and only what `kubectl` reaches of it is there for tests.
+    pub fn is_foreign(&self) -> bool {
+        self.namespaces_of.is_none()
     }
 
     /// Leaves the folder of the cluster, if it is one of ours, for a look when the cluster has ended.

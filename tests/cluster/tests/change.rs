@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use whichpod_cluster::{Client, Component, Dns, Node, images, wait_for};
 
 use common::explain::OnFailure;
-use common::{PATIENCE, backend, list, nginx, pods, rolled_out, service, whichpod, workload};
+use common::{PATIENCE, backend, list, nginx, pods, relay, rolled_out, service, whichpod};
 use journal::Journal;
 use load::{Done, Load, Tally};
 
@@ -43,26 +43,21 @@ fn well_behaved(mut deployment: Value) -> Value {
     deployment
 }
 
-fn relay(name: &str) -> Vec<Value> {
-    let container = json!({
-        "command": ["/app", "relay", "8080", "backend-service:10000"],
-        "ports": [{ "containerPort": 8080 }],
-        "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
-    });
+fn called_relay(name: &str) -> Vec<Value> {
     let ports = json!({ "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] });
-    vec![workload("Deployment", name, &container), service(name, name, &ports)]
+    vec![relay(name, "backend-service:10000"), service(name, name, &ports)]
 }
 
 fn objects() -> Value {
     let mut objects =
         vec![backend("Deployment", "backend"), service("backend-service", "backend", &json!({}))];
     let mut callers: Vec<_> = nginx::objects("nginx-test", "backend-service:10000");
-    callers.extend(relay("orders"));
+    callers.extend(called_relay("orders"));
     for caller in &mut callers {
         caller["metadata"]["annotations"]["whichpod.io/upstreams"] = json!("backend-service:10000");
     }
     objects.extend(callers);
-    objects.extend(relay(CONTROL));
+    objects.extend(called_relay(CONTROL));
     for deployment in objects.iter_mut().filter(|object| object["kind"] == "Deployment") {
         *deployment = well_behaved(deployment.take());
         if deployment["metadata"]["name"] != "backend" {
@@ -145,7 +140,7 @@ fn change_costs_no_request_and_no_line_is_wrong() {
     node.set_dns(Dns { pod_names: true, ttl: 5 }).unwrap();
     let client = node.client().clone();
     for image in images::all().unwrap() {
-        client.import(&image).unwrap();
+        client.import(|| Ok(image)).unwrap();
     }
     whichpod::install(&client, &[]);
     let namespace = client.namespace("change").unwrap();
