@@ -79,7 +79,7 @@ pub fn run() -> Result<()> {
         Action::Down { all } => {
             let removed = down(all)?;
             if removed.is_empty() {
-                say!("no cluster stands, there is nothing to take down");
+                say!("there is nothing to take down");
             }
             for folder in removed {
                 writeln!(out, "removed {}", folder.display())?;

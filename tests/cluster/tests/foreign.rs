@@ -182,7 +182,7 @@ fn who_has_a_cluster_of_their_own_runs_the_scenario_there_as_told_and_nothing_th
     assert_eq!(somebody.asked("nsenter "), 0, "the node is nobody's to enter");
     let of_whichpod = ["-o", "name", "-l", "app.kubernetes.io/name=whichpod"];
     let everywhere = ["get", "mutatingwebhookconfigurations,clusterroles,clusterrolebindings"];
-    let left = node.client().run(&[everywhere, of_whichpod.as_slice()].concat()).unwrap();
+    let left = node.client().run(&[everywhere.as_slice(), &of_whichpod].concat()).unwrap();
     assert_eq!(left, "", "the tests leave nothing of whichpod there");
 
     // Whatever needs a node of ours says so and does not pass.

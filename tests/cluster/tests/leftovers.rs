@@ -136,6 +136,11 @@ fn what_the_machine_lacks_is_told_at_once_with_a_remedy_and_an_exit_code_that_sa
         ("TMPDIR=/no/such exec \"$1\" up".to_owned(), 74, "a cluster cannot run in /no/such"),
         ("TMPDIR=/run exec \"$1\" up".to_owned(), 64, "set TMPDIR to another folder"),
         ("exec unshare --user -- \"$1\" up".to_owned(), 77, "run as root"),
+        (
+            "mount --bind /dev/null /usr/sbin/nginx; exec \"$1\" images \"$2\"/out".to_owned(),
+            69,
+            "missing: /usr/sbin/nginx",
+        ),
         ("PATH= exec \"$1\" up".to_owned(), 69, "missing: the program containerd"),
         ("exec \"$1\" sideways".to_owned(), 64, "unrecognized subcommand 'sideways'"),
         (
