@@ -94,6 +94,23 @@ impl Client {
         Ok(std::fs::write(self.kubeconfig.with_file_name(folder::FAILED_FILE), "")?)
     }
 
+    /// The last so many lines of the log of every program of the node, by the program's name; of a node of ours only.
+    pub fn last_words(&self, lines: usize) -> Vec<(String, String)> {
+        let logs = self.kubeconfig.with_file_name("logs");
+        let folder = std::fs::read_dir(logs).ok().filter(|_| !self.is_foreign());
+        let files = folder.into_iter().flatten().flatten().map(|entry| entry.path());
+        let programs = files.filter(|file| file.file_stem().is_some_and(|name| name != "audit"));
+        let last = |file: PathBuf| {
+            let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap_or_default()).into_owned();
+            let all: Vec<_> = text.lines().collect();
+            let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            (name, all[all.len().saturating_sub(lines)..].join("\n"))
+        };
+        let mut words: Vec<_> = programs.map(last).filter(|(_, text)| !text.is_empty()).collect();
+        words.sort();
+        words
+    }
+
     /// What goes before a command line to run it where the cluster's addresses are reachable; nothing for here.
     pub fn entering(&self) -> Vec<String> {
         let network =

@@ -173,7 +173,7 @@ pub fn down(every: bool) -> Result<Vec<PathBuf>> {
     let named = std::env::var_os(KUBECONFIG_VARIABLE).filter(|value| !value.is_empty() && !every);
     let named = named.as_ref().map(Path::new);
     // Of a cluster that is down already there is nothing left but, perhaps, the variable.
-    let down_already = named.is_some_and(|kubeconfig| folder::is_gone(kubeconfig));
+    let down_already = named.is_some_and(folder::is_gone);
     let chosen = if down_already { Vec::new() } else { chosen(standing, named, every)? };
     let mut gone = Vec::new();
     for (holder, path) in chosen {
