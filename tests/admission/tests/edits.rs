@@ -10,6 +10,8 @@ use whichpod_tests_admission::{Installation, Replica, User, asking, backend, dep
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const NAME: &str = "deployment/nginx-test";
+/// As Argo CD applies where it is told to do so on the server, and Flux by another name.
+const BY_ARGO: &[&str] = &["--server-side", "--field-manager=argocd-controller", "--force-conflicts"];
 
 struct Scene {
     installation: Installation,
@@ -42,25 +44,39 @@ impl Scene {
 
 #[test]
 fn applying_twice_is_no_change_and_no_diff_however_it_is_applied() {
-    let scene = scene("twice");
-    for flags in
-        [&[][..], &["--server-side"], &["--server-side", "--field-manager=argocd", "--force-conflicts"]]
-    {
-        scene.user.apply(&asking(), flags).unwrap();
+    no_diff_of(&scene("twice"), &asking(), &[&[], &["--server-side"], BY_ARGO]);
+}
+
+#[test]
+fn applying_twice_is_no_diff_either_where_values_of_the_users_own_are_rewritten() {
+    let mut object = asking();
+    object["metadata"]["annotations"]["whichpod.io/redirect"] = json!("env");
+    let value = json!([{ "name": "BACKEND", "value": "http://backend-service:10000/" }]);
+    object["spec"]["template"]["spec"]["containers"][0]["env"] = value.clone();
+    let scene = scene("rewritten");
+    // Others than who applied it first would have to say that the value is to be theirs.
+    no_diff_of(&scene, &object, &[&["--server-side"], BY_ARGO, &["--server-side", "--force-conflicts"]]);
+    assert_ne!(scene.template()["spec"]["containers"][0]["env"], value, "it leads to the sidecar");
+}
+
+/// Applies the object in these ways, with no diff afterwards and no change by applying it again.
+fn no_diff_of(scene: &Scene, object: &Value, ways: &[&[&str]]) {
+    for flags in ways {
+        scene.user.apply(object, flags).unwrap();
         let first = scene.deployment();
         assert!(sidecar(&first["spec"]["template"]["spec"]).is_some());
         let mut arguments = vec!["diff", "-f", "-"];
-        arguments.extend(flags);
+        arguments.extend(*flags);
         // Its controller writes the status meanwhile; what `apply` would change stays until somebody applies.
         let mut last = None;
         let same = wait_for("no diff", PATIENCE, || {
-            let diff = scene.user.try_kubectl(&arguments, Some(&asking()))?;
+            let diff = scene.user.try_kubectl(&arguments, Some(object))?;
             let same = diff.ok && diff.out.is_empty();
             last = Some(diff);
             Ok(same.then_some(()))
         });
         assert!(same.is_ok(), "{flags:?}: {last:?}");
-        let again = scene.user.apply(&asking(), flags).unwrap();
+        let again = scene.user.apply(object, flags).unwrap();
         assert!(again.err.is_empty(), "{flags:?}: {}", again.err);
         let second = scene.deployment();
         assert_eq!(second["metadata"]["generation"], first["metadata"]["generation"], "{flags:?}");
@@ -68,7 +84,7 @@ fn applying_twice_is_no_change_and_no_diff_however_it_is_applied() {
     }
     // As `kubectl replace` and `kubectl edit` do: the whole object as its owner has it.
     let before = scene.deployment();
-    let replaced = scene.user.try_kubectl(&["replace", "-f", "-"], Some(&asking())).unwrap();
+    let replaced = scene.user.try_kubectl(&["replace", "-f", "-"], Some(object)).unwrap();
     assert!(replaced.ok, "{replaced:?}");
     assert_eq!(scene.deployment()["spec"], before["spec"]);
 }

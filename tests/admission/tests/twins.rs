@@ -92,6 +92,69 @@ fn a_twin_comes_with_the_first_pod_that_asks_and_is_kept_in_step() {
     scene.until("another twin", |twin| twin["metadata"]["uid"] != uid);
 }
 
+/// By what GitOps tools, Helm and kubectl know that an object is theirs: to compare it with what they were given, and to
+/// delete it when they were not given it.
+fn tracked(tools: &mut Value) {
+    tools["metadata"]["labels"] = json!({
+        "app.kubernetes.io/instance": "shop", "app.kubernetes.io/managed-by": "Helm",
+        "app.kubernetes.io/part-of": "shop", "argocd.argoproj.io/instance": "shop", "helm.sh/chart": "shop-1.0.0",
+        "kustomize.toolkit.fluxcd.io/name": "shop", "kustomize.toolkit.fluxcd.io/namespace": "flux-system",
+        "helm.toolkit.fluxcd.io/name": "shop", "helm.toolkit.fluxcd.io/namespace": "flux-system",
+    });
+    tools["metadata"]["annotations"] = json!({
+        "argocd.argoproj.io/tracking-id": "shop:/Service:shop/backend", "argocd.argoproj.io/sync-wave": "1",
+        "meta.helm.sh/release-name": "shop", "meta.helm.sh/release-namespace": "shop",
+        "kustomize.toolkit.fluxcd.io/prune": "enabled", "config.kubernetes.io/origin": "path: backend.yaml",
+    });
+}
+
+#[test]
+fn git_ops_tools_neither_track_nor_prune_a_twin_and_see_no_change_of_their_service() {
+    let _alone = alone();
+    let installation = Installation::new("gitops").unwrap();
+    let _replica = installation.start(&[]).unwrap();
+    let scene = Scene::new(&installation, "gitops");
+    let mut desired = service();
+    tracked(&mut desired);
+    let ways = [
+        &["--server-side", "--field-manager=argocd-controller", "--force-conflicts"][..],
+        &["--server-side", "--field-manager=kustomize-controller", "--force-conflicts"],
+        // Leaves `last-applied-configuration` on the Service.
+        &["--prune", "--selector=app.kubernetes.io/instance=shop", "--prune-allowlist=core/v1/Service"],
+    ];
+    scene.0.apply(&desired, ways[0]).unwrap();
+    scene.create(&pod());
+    let first = scene.until("the twin", |_| true);
+    let metadata =
+        |twin: &Value| (twin["metadata"]["labels"].clone(), twin["metadata"].get("annotations").cloned());
+    let ours = json!({ "app.kubernetes.io/managed-by": "whichpod", "whichpod.io/twin-of": "backend" });
+    assert_eq!(metadata(&first), (ours.clone(), None));
+
+    for (target, flags) in (8081_u16..).zip(ways) {
+        // A change of the Service has the twin written anew, which must not bring them along either.
+        desired["spec"]["ports"][0]["targetPort"] = json!(target);
+        scene.0.apply(&desired, flags).unwrap();
+        let twin = scene.until("the change", |twin| twin["spec"]["ports"][0]["targetPort"] == target);
+        assert_eq!(metadata(&twin), (ours.clone(), None), "{flags:?}");
+        let service = scene.0.get("service/backend").unwrap();
+        let applied = scene.0.apply(&desired, flags).unwrap();
+        assert!(!applied.out.contains("pruned"), "{}", applied.out);
+        let again = scene.0.get("service/backend").unwrap();
+        assert_eq!(again["metadata"]["resourceVersion"], service["metadata"]["resourceVersion"], "{flags:?}");
+        let how = &flags[..if flags[0] == "--server-side" { flags.len() } else { 0 }];
+        let diff = scene.0.try_kubectl(&[&["diff", "-f", "-"], how].concat(), Some(&desired)).unwrap();
+        assert!(diff.ok && diff.out.is_empty(), "{flags:?}: {diff:?}");
+    }
+    let shown = scene.0.kubectl(&["get", "service", TWIN, "-o", "json", "--show-managed-fields"]).unwrap();
+    let twin: Value = serde_json::from_str(&shown.out).unwrap();
+    assert_eq!(twin["metadata"]["uid"], first["metadata"]["uid"], "it was there all the time");
+    let managers = twin["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    assert!(
+        !managers.is_empty() && managers.iter().all(|entry| entry["manager"] == "whichpod"),
+        "{managers:?}"
+    );
+}
+
 #[test]
 fn a_twin_goes_with_its_service_and_comes_again_with_it() {
     let _alone = alone();

@@ -75,10 +75,15 @@ impl Client {
         self.namespaces_of
     }
 
-    /// Brings an image to the cluster if that is a node of ours; others must have it already (see README.md).
-    /// Pods must say `imagePullPolicy: Never` or `IfNotPresent`.
-    pub fn import(&self, image: &Image) -> Result<()> {
-        self.namespaces_of.map_or(Ok(()), |process| node::import(process, image))
+    /// Makes an image and brings it to the cluster, if that is a node of ours; others must have it already (see
+    /// README.md). Pods must say `imagePullPolicy: Never` or `IfNotPresent`.
+    pub fn import(&self, make: impl FnOnce() -> Result<Image>) -> Result<()> {
+        self.namespaces_of.map_or(Ok(()), |process| node::import(process, &make()?))
+    }
+
+    /// Whether the cluster is somebody's own, and only what `kubectl` reaches of it is there for tests.
+    pub fn is_foreign(&self) -> bool {
+        self.namespaces_of.is_none()
     }
 
     /// Leaves the folder of the cluster, if it is one of ours, for a look when the cluster has ended.
@@ -87,6 +92,23 @@ impl Client {
             return Ok(());
         }
         Ok(std::fs::write(self.kubeconfig.with_file_name(folder::FAILED_FILE), "")?)
+    }
+
+    /// The last so many lines of the log of every program of the node, by the program's name; of a node of ours only.
+    pub fn last_words(&self, lines: usize) -> Vec<(String, String)> {
+        let logs = self.kubeconfig.with_file_name("logs");
+        let folder = std::fs::read_dir(logs).ok().filter(|_| !self.is_foreign());
+        let files = folder.into_iter().flatten().flatten().map(|entry| entry.path());
+        let programs = files.filter(|file| file.file_stem().is_some_and(|name| name != "audit"));
+        let last = |file: PathBuf| {
+            let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap_or_default()).into_owned();
+            let all: Vec<_> = text.lines().collect();
+            let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            (name, all[all.len().saturating_sub(lines)..].join("\n"))
+        };
+        let mut words: Vec<_> = programs.map(last).filter(|(_, text)| !text.is_empty()).collect();
+        words.sort();
+        words
     }
 
     /// What goes before a command line to run it where the cluster's addresses are reachable; nothing for here.

@@ -8,32 +8,21 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 #[derive(Debug)]
 pub struct Cluster {
     client: Client,
-    node: Option<Mutex<Node>>,
+    _node: Option<Node>,
 }
 
 impl Cluster {
     /// Starts a node, or uses the cluster that the environment names.
     pub fn start() -> Result<Self> {
         match Client::of_environment()? {
-            Some(client) if client.namespaces_of().is_none() => Ok(Self { client, node: None }),
-            _ => Node::start().map(Self::from),
+            Some(client) if client.is_foreign() => Ok(Self { client, _node: None }),
+            _ => Node::start().map(|node| Self { client: node.client().clone(), _node: Some(node) }),
         }
     }
 
     /// Somebody with all rights.
     pub fn client(&self) -> &Client {
         &self.client
-    }
-
-    /// The node, for those who change more than what the API server knows; `None` if it is somebody's own cluster.
-    pub fn node(&self) -> Option<&Mutex<Node>> {
-        self.node.as_ref()
-    }
-}
-
-impl From<Node> for Cluster {
-    fn from(node: Node) -> Self {
-        Self { client: node.client().clone(), node: Some(Mutex::new(node)) }
     }
 }
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{Extent, down, hold, images, programs, shell_commands, up};
+use crate::exit::{self, Failure};
+use crate::{Extent, can_run, down, hold, images, programs, shell_commands, up};
 
 /// A real Kubernetes for tests, on this machine only
 #[derive(Parser)]
@@ -52,7 +53,7 @@ enum Action {
 /// What went wrong, in words for whoever typed it.
 pub fn run() -> Result<()> {
     let mut out = std::io::stdout();
-    match Arguments::parse().command {
+    match arguments()?.command {
         Action::Build => {
             for path in programs::all()? {
                 writeln!(out, "{}", path.display())?;
@@ -64,20 +65,40 @@ pub fn run() -> Result<()> {
             }
         }
         Action::Up { control_plane } => {
-            // First what may fail, and what takes minutes the first time.
+            // First what may fail at once, then what takes minutes the first time.
+            let extent = extent(control_plane);
+            can_run(extent)?;
             let images = if control_plane { Vec::new() } else { images::all()?.to_vec() };
-            let client = up(extent(control_plane), &["hold"])?;
-            images.iter().try_for_each(|image| client.import(image))?;
-            write!(out, "{}", shell_commands(&client)?)?;
+            let started = up(extent, &["hold"])?;
+            images.into_iter().try_for_each(|image| started.client().import(|| Ok(image)))?;
+            out.write_all(shell_commands(started.client())?.as_bytes())?;
+            out.flush()?;
+            // Whoever reads the commands can take it down.
+            started.stay()?;
         }
         Action::Down { all } => {
-            for folder in down(all)? {
+            let removed = down(all)?;
+            if removed.is_empty() {
+                say!("there is nothing to take down");
+            }
+            for folder in removed {
                 writeln!(out, "removed {}", folder.display())?;
             }
         }
         Action::Hold { control_plane } => hold(extent(control_plane))?,
     }
     Ok(())
+}
+
+/// A wrong command line has its own exit code; help is none.
+fn arguments() -> Result<Arguments> {
+    Arguments::try_parse().or_else(|error| {
+        if error.use_stderr() {
+            let text = error.to_string();
+            return Err(Failure::new(exit::USAGE, text.trim_start_matches("error: ").trim_end()).into());
+        }
+        error.exit()
+    })
 }
 
 fn extent(control_plane: bool) -> Extent {

@@ -4,7 +4,7 @@ use crate::certificates::{Authority, key_pair};
 use crate::client::Client;
 use crate::folder::Folder;
 use crate::process::Programs;
-use crate::{programs, wait_for};
+use crate::{programs, standing, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -191,7 +191,8 @@ impl ControlPlane {
 
     /// Leaves the folder for a look.
     pub(crate) fn keep(&self) {
-        if let Some(own) = &self.own {
+        // Nobody wants to see why a start failed that was interrupted.
+        if let Some(own) = self.own.as_ref().filter(|_| !standing::is_abandoned()) {
             own.folder.keep();
         }
     }

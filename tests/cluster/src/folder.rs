@@ -1,6 +1,7 @@
 //! The working folder of one cluster: everything the cluster writes is below it, and it goes away with its owner.
 
-use crate::{cgroup, wait_for};
+use crate::exit::{self, Failure};
+use crate::{cgroup, standing, wait_for};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +21,8 @@ const NEW_PREFIX: &str = ".whichpod-new-";
 const KEEP_VARIABLE: &str = "WHICHPOD_TEST_KEEP";
 /// What a kept folder does without: tens of megabytes that tell nothing.
 const NOT_KEPT: [&str; 3] = ["etcd", "containerd", "kubelet"];
+/// What a cluster takes below its folder, in MiB: etcd writes its first 128 at once, images are kept twice.
+const ROOM: u64 = 512;
 /// How long killed processes may go on using a folder; the kernel takes them down one after the other.
 const LAST_BREATHS: Duration = Duration::from_secs(20);
 
@@ -34,6 +37,7 @@ pub(crate) struct Folder {
 impl Folder {
     /// Makes a new one, and removes those whose owner ended without a chance to clean up.
     pub(crate) fn create() -> Result<Self> {
+        check_room()?;
         Self::create_in(&std::env::temp_dir())
     }
 
@@ -52,6 +56,7 @@ impl Folder {
         // The temporary name is gone by the rename; there is nothing left for its guard to remove.
         let _ = unlocked.keep();
         fs::create_dir(path.join("logs"))?;
+        standing::sign(&path)?;
         Ok(Self { path, keep: AtomicBool::new(false), _lock: lock })
     }
 
@@ -68,6 +73,26 @@ impl Folder {
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
         write_private(&self.path.join(name), content.as_ref())
     }
+}
+
+/// An error if the system's temporary folder has no room for a cluster: its programs would only tell of it in their logs.
+pub(crate) fn check_room() -> Result<()> {
+    let folder = std::env::temp_dir();
+    let about = rustix::fs::statvfs(&folder).map_err(std::io::Error::from).with_context(|| {
+        format!("a cluster cannot run in {}: set TMPDIR to another folder", folder.display())
+    })?;
+    let free = about.f_bavail.saturating_mul(about.f_frsize) >> 20;
+    let read_only = about.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    if !read_only && free >= ROOM {
+        return Ok(());
+    }
+    let what = if read_only {
+        "it is read-only".to_owned()
+    } else {
+        format!("{free} MiB are free, {ROOM} are needed")
+    };
+    let why = format!("a cluster cannot run in {}: {what}: set TMPDIR to another folder", folder.display());
+    Err(Failure::new(exit::CANNOT_CREATE, why).into())
 }
 
 fn write_private(path: &Path, content: &[u8]) -> Result<PathBuf> {
@@ -113,6 +138,12 @@ fn all_in(parent: &Path) -> Vec<(PathBuf, bool)> {
     let paths = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
     let ours = paths.filter(|path| name_of(path).starts_with(PREFIX) && !path.join(KEPT_FILE).exists());
     ours.filter_map(|path| File::open(&path).ok().map(|folder| (path, folder.try_lock().is_err()))).collect()
+}
+
+/// Whether this was in a cluster's folder that is there no more.
+pub(crate) fn is_gone(path: &Path) -> bool {
+    let mut folders = path.ancestors().filter(|folder| name_of(folder).starts_with(PREFIX));
+    folders.next().is_some_and(|folder| !folder.exists())
 }
 
 /// Removes what clusters whose owner was killed have left, as every start does.

@@ -117,7 +117,8 @@ impl Image {
         self
     }
 
-    fn is_static(&self, path: &str) -> Result<bool> {
+    /// Whether a program in the image needs no library.
+    pub(crate) fn is_static(&self, path: &str) -> Result<bool> {
         let content =
             &self.files.get(&inside(path)).with_context(|| format!("no {path} in the image"))?.content;
         ensure!(content.starts_with(b"\x7fELF"), "{path} is no program");

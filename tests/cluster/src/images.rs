@@ -1,7 +1,8 @@
 //! The images of the reference scenario.
 
+use crate::exit::{self, Failure};
 use crate::{Image, programs};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,11 +23,14 @@ const NOBODY: &str = "65532:65532";
 
 /// Every image that the tests' pods use.
 pub fn all() -> Result<[Image; 4]> {
-    Ok([app()?, nginx()?, sidecar()?, webhook()?])
+    // What this machine may lack first: the others take minutes to build.
+    let nginx = nginx()?;
+    Ok([app()?, nginx, sidecar()?, webhook()?])
 }
 
 /// Writes every image into a folder, for clusters of one's own; gives the files.
 pub fn write_archives(folder: &Path) -> Result<Vec<PathBuf>> {
+    let images = all()?;
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let write = |image: &Image| {
         let name = image.name().rsplit('/').next().unwrap_or_default().replace(':', "-");
@@ -34,7 +38,7 @@ pub fn write_archives(folder: &Path) -> Result<Vec<PathBuf>> {
         fs::write(&file, image.archive()?).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(file)
     };
-    all()?.iter().map(write).collect()
+    images.iter().map(write).collect()
 }
 
 /// The apps, with a shell and a few tools.
@@ -56,7 +60,7 @@ pub fn webhook() -> Result<Image> {
 /// Debian's nginx; pods bring `/etc/nginx/nginx.conf`. It runs as any user and logs errors to its output.
 pub fn nginx() -> Result<Image> {
     let image = Image::new(NGINX)
-        .copy_linked("/usr/sbin/nginx")?
+        .copy_linked(installed("/usr/sbin/nginx", "nginx-light")?)?
         .file("/etc/passwd", 0o644, "root:x:0:0::/:\nnobody:x:65534:65534::/:\n")
         .file("/etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n")
         .folder("/var/lib/nginx", 0o1777)
@@ -64,8 +68,22 @@ pub fn nginx() -> Result<Image> {
     with_tools(image)
 }
 
+/// A program of this machine that images are made of.
+fn installed<'a>(program: &'a str, package: &str) -> Result<&'a str> {
+    if !Path::new(program).is_file() {
+        let why = format!(
+            "the images cannot be made, missing: {program}. On Debian: tests/cluster/install-debian.sh, or apt-get install \
+             {package}"
+        );
+        return Err(Failure::new(exit::UNAVAILABLE, why).into());
+    }
+    Ok(program)
+}
+
 fn with_tools(image: Image) -> Result<Image> {
-    let image = image.copy(Path::new("/bin/busybox"), "/bin/busybox")?;
+    let busybox = installed("/bin/busybox", "busybox-static")?;
+    let image = image.copy(Path::new(busybox), busybox)?;
+    ensure!(image.is_static(busybox)?, "{busybox} is not static: apt-get install busybox-static");
     // As every distribution has it: the C library alone would ask DNS first.
     let image = image.file("/etc/nsswitch.conf", 0o644, "hosts: files dns\n");
     Ok(TOOLS.into_iter().fold(image, |image, tool| {

@@ -16,6 +16,7 @@ mod client;
 mod cluster;
 pub mod command;
 mod control_plane;
+pub mod exit;
 mod folder;
 mod http;
 mod image;
@@ -35,7 +36,7 @@ pub use folder::clear;
 pub use http::{Answer, http_get, http_send};
 pub use image::Image;
 pub use node::{Dns, NODE_ADDRESS, NODE_NAME, Node, POD_RANGE};
-pub use standing::{Extent, down, hold, shell_commands, up};
+pub use standing::{Extent, Started, can_run, down, hold, shell_commands, up};
 pub use wait::wait_for;
 
 #[expect(clippy::print_stderr, reason = "a test harness has no log; its users read the test's output")]

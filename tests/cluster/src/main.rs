@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use whichpod_cluster::command;
+use whichpod_cluster::{command, exit};
 
 fn main() -> ExitCode {
     match command::run() {
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nobody is left to tell if this fails.
             let _ = writeln!(std::io::stderr(), "whichpod-cluster: {error:#}");
-            ExitCode::FAILURE
+            exit::of(&error)
         }
     }
 }

@@ -3,16 +3,17 @@
 //! All of it runs in namespaces of its own. Its addresses, packet filter, mounts and processes are invisible to the
 //! machine, and go with the first process of those namespaces.
 
-use crate::client::Client;
+use crate::client::{Client, KUBECONFIG_VARIABLE};
 use crate::control_plane::{Address, Component, ControlPlane, flag};
-use crate::folder::Folder;
+use crate::exit::{self, Failure};
+use crate::folder::{self, Folder};
 use crate::image::Image;
 use crate::process::Programs;
 use crate::{cgroup, programs, settings, wait_for};
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,17 +63,19 @@ impl Node {
     /// Needs root and the packages of `install-debian.sh`; the error says what is missing. Any number may run at the
     /// same time.
     pub fn start() -> Result<Self> {
-        let Some(client) = Client::of_environment()? else { return Self::start_own() };
-        ensure!(
-            client.namespaces_of().is_some(),
-            "{} is not a node's kubeconfig as `whichpod-cluster up` prints it, and this test stops the node's programs",
-            client.kubeconfig().display()
-        );
-        Ok(Self { control_plane: ControlPlane::attach(client)? })
+        match named_node()? {
+            Some(client) => Ok(Self { control_plane: ControlPlane::attach(client)? }),
+            None => Self::launch(),
+        }
     }
 
-    /// Starts one whatever the environment says.
+    /// Starts one even if the environment names one; an error if it names somebody's own cluster.
     pub fn start_own() -> Result<Self> {
+        named_node()?;
+        Self::launch()
+    }
+
+    pub(crate) fn launch() -> Result<Self> {
         let plugins = check_machine()?;
         let pause = Image::new(PAUSE_IMAGE).copy(&programs::pause()?, "/pause")?.entrypoint(&["/pause"]);
         let kubenode = programs::kubenode()?;
@@ -89,7 +92,7 @@ impl Node {
 
     fn complete(&mut self, kubenode: &Path, pause: &Image) -> Result<()> {
         self.wait_for_containerd()?;
-        self.client().import(pause)?;
+        import(self.client().namespaces_of().context("no namespaces")?, pause)?;
         self.start_programs(kubenode)?;
         self.client().apply(&settings::dns_service().to_string())?;
         self.ready()
@@ -207,6 +210,20 @@ impl Node {
     }
 }
 
+/// The node of ours that the environment names. What needs one must not seem to have run on somebody's own cluster.
+fn named_node() -> Result<Option<Client>> {
+    let named = Client::of_environment()?;
+    if let Some(client) = named.as_ref().filter(|client| client.is_foreign()) {
+        bail!(
+            "this cannot run on the cluster that {KUBECONFIG_VARIABLE} names ({}): it needs a node of its own, whose \
+             programs it stops and sets up. Run it without that variable (on Linux, as root); `--test scenario` has \
+             what runs on any cluster",
+            client.kubeconfig().display()
+        );
+    }
+    Ok(named)
+}
+
 /// Starts the first process of the namespaces, and makes every later one start in them.
 fn enter_namespaces(kubenode: &Path, folder: &Folder, programs: &mut Programs) -> Result<()> {
     let name = folder.path().file_name().context("the folder has no name")?.to_string_lossy().into_owned();
@@ -257,9 +274,10 @@ fn ctr(namespaces: u32) -> Command {
 
 /// Brings an image to the node in the namespaces of this process.
 pub(crate) fn import(namespaces: u32, image: &Image) -> Result<()> {
-    let mut archive = tempfile::NamedTempFile::with_suffix(".tar")?;
+    let mut archive = tempfile::tempfile().context("cannot write an image to a temporary file")?;
     archive.write_all(&image.archive()?)?;
-    let output = ctr(namespaces).args(["images", "import"]).arg(archive.path()).output()?;
+    archive.rewind()?;
+    let output = ctr(namespaces).args(["images", "import", "-"]).stdin(archive).output()?;
     let message = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
@@ -281,17 +299,21 @@ fn containerd(folder: &Folder, plugins: &Path) -> Result<[OsString; 3]> {
 }
 
 /// Says everything that is missing at once; gives the folder of the network plugins.
-fn check_machine() -> Result<PathBuf> {
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "a node cannot run here: it makes namespaces and mounts, run as root"
-    );
+pub(crate) fn check_machine() -> Result<PathBuf> {
+    if !rustix::process::geteuid().is_root() {
+        let why = "a node cannot run here: it makes namespaces and mounts, run as root; `up --control-plane` needs no root, \
+                   and runs no pods";
+        return Err(Failure::new(exit::NO_PERMISSION, why).into());
+    }
     let temporary = std::env::temp_dir();
-    ensure!(
-        !["/run", "/var/log", "/var/lib/cni"].iter().any(|hidden| temporary.starts_with(hidden)),
-        "a node cannot run in {}, where it mounts something of its own: set TMPDIR to another folder",
-        temporary.display()
-    );
+    if ["/run", "/var/log", "/var/lib/cni"].iter().any(|hidden| temporary.starts_with(hidden)) {
+        let why = format!(
+            "a node cannot run in {}, where it mounts something of its own: set TMPDIR to another folder",
+            temporary.display()
+        );
+        return Err(Failure::new(exit::USAGE, why).into());
+    }
+    folder::check_room()?;
     let mut missing = Vec::new();
     let needed =
         ["containerd", "ctr", "runc", "ip", "iptables", "conntrack", "mount", "unshare", "nsenter", "sh"];
@@ -305,10 +327,14 @@ fn check_machine() -> Result<PathBuf> {
     }
     match plugins {
         Some(plugins) if missing.is_empty() => Ok(plugins),
-        _ => bail!(
-            "a node cannot run here, missing: {}. On Debian: tests/cluster/install-debian.sh, or apt-get install \
-             containerd runc containernetworking-plugins iproute2 iptables conntrack busybox-static nginx-light",
-            missing.join(", ")
-        ),
+        _ => {
+            let why = format!(
+                "a node cannot run here, missing: {}. On Debian: tests/cluster/install-debian.sh, or apt-get install \
+                 containerd runc containernetworking-plugins iproute2 iptables conntrack busybox-static nginx-light \
+                 util-linux",
+                missing.join(", ")
+            );
+            Err(Failure::new(exit::UNAVAILABLE, why).into())
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::wait_for;
+use crate::{standing, wait_for};
 
 /// How many lines of a program's log an error quotes.
 const QUOTED_LINES: usize = 12;
@@ -128,8 +128,9 @@ impl Programs {
         Ok(self.running.remove(at.with_context(|| format!("{name} is not running"))?))
     }
 
-    /// An error that quotes its log, if a program has ended by itself.
+    /// An error that quotes its log, if a program has ended by itself; or if nobody waits for the cluster any more.
     pub(crate) fn check(&mut self) -> Result<()> {
+        ensure!(!standing::is_abandoned(), "whoever started this has gone");
         for program in &mut self.running {
             if let Some(status) = program.child.try_wait()? {
                 let name = program.name;

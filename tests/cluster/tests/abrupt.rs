@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use common::Scenario;
 use common::nginx::Nginx;
-use common::{PATIENCE, Scenario};
 use serde_json::json;
-use whichpod_cluster::{Client, Dns, Node, http_get, images, wait_for};
+use whichpod_cluster::{Client, Dns, Node, http_get, images};
 
 const CALLERS: u32 = 4;
 const REQUESTS_PER_SECOND: u32 = 200;
@@ -123,20 +123,17 @@ fn pods_that_stop_at_once_cost_no_request_and_no_line_is_wrong() {
     let (answers, failures): (Vec<_>, Vec<_>) = results.into_iter().unzip();
     let answers: HashMap<_, _> = answers.into_iter().flatten().collect();
     let failures: Vec<_> = failures.into_iter().flatten().collect();
-    // The last lines come a moment after the last answer.
-    let mut log = String::new();
-    let _ = wait_for("the last lines", PATIENCE, || {
-        log = scenario.log("deploy/nginx-test");
-        Ok((about_requests(&log).count() >= answers.len()).then_some(()))
-    });
     assert!(answers.len() > 10_000, "only {} requests were made", answers.len());
     assert!(
         failures.is_empty(),
         "{} of {} failed: {failures:?}\n{}",
         failures.len(),
         answers.len(),
-        not_ok(&log)
+        not_ok(&scenario.log("deploy/nginx-test"))
     );
+    let log = scenario.logged("deploy/nginx-test", "whichpod", "line for each answer", |log| {
+        (about_requests(log).count() >= answers.len()).then(|| log.to_owned())
+    });
 
     let mut lines = 0;
     for line in about_requests(&log) {

@@ -42,6 +42,8 @@ fn left_by(signal: Signal) {
     let mut owner = Command::new("env")
         .args(["--default-signal=INT", env!("CARGO_BIN_EXE_whichpod-cluster"), "hold"])
         .env_remove(KUBECONFIG_VARIABLE)
+        // Its end would be the cluster's.
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -52,7 +54,7 @@ fn left_by(signal: Signal) {
     let name = folder.file_name().unwrap().to_str().unwrap();
 
     let client = Client::new(kubeconfig.clone()).unwrap();
-    client.import(&images::app().unwrap()).unwrap();
+    client.import(images::app).unwrap();
     let container = json!({ "name": "app", "image": images::APP, "imagePullPolicy": "Never" });
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "app" }, "spec": { "containers": [container] },
@@ -74,6 +76,95 @@ fn left_by(signal: Signal) {
     clear();
     assert!(!folder.exists(), "{}", folder.display());
     assert_eq!(control_groups(name), Vec::<PathBuf>::new());
+}
+
+/// The command, with its clusters below this folder.
+fn command(place: &Path, script: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_whichpod-cluster")]);
+    command.arg(place).env("TMPDIR", place).env_remove(KUBECONFIG_VARIABLE);
+    command
+}
+
+#[test]
+fn nothing_is_left_of_an_up_that_is_interrupted_or_killed_before_it_is_done() {
+    for signal in [Signal::INT, Signal::KILL] {
+        let (before, place) = (machine(), tempfile::tempdir().unwrap());
+        let mut up = command(place.path(), "exec \"$1\" up").stdout(Stdio::null()).spawn().unwrap();
+        let folders = || fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path());
+        let folder = wait_for("the API server's start", LAST_BREATHS.saturating_mul(20), || {
+            assert!(up.try_wait().unwrap().is_none(), "it is still starting");
+            Ok(folders().find(|folder| folder.join("logs/kube-apiserver.log").exists()))
+        })
+        .unwrap();
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        assert!(!control_groups(name).is_empty());
+        kill_process(Pid::from_child(&up), signal).unwrap();
+        assert!(!up.wait().unwrap().success());
+        wait_for("an empty folder", LAST_BREATHS, || Ok((folders().count() == 0).then_some(()))).unwrap();
+        assert_eq!((machine(), control_groups(name)), (before, Vec::new()));
+    }
+}
+
+#[test]
+fn an_up_that_is_killed_can_be_taken_down_at_once() {
+    let place = tempfile::tempdir().unwrap();
+    let mut up = command(place.path(), "exec \"$1\" up").stdout(Stdio::null()).spawn().unwrap();
+    let folders = || fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path());
+    wait_for("a folder with its holder's name", LAST_BREATHS.saturating_mul(20), || {
+        Ok(folders().find(|folder| folder.join("holder").exists()).map(drop))
+    })
+    .unwrap();
+    up.kill().unwrap();
+    up.wait().unwrap();
+    for _ in 0..2 {
+        assert!(command(place.path(), "exec \"$1\" down").output().unwrap().status.success());
+        assert_eq!(folders().count(), 0);
+    }
+}
+
+#[test]
+fn what_the_machine_lacks_is_told_at_once_with_a_remedy_and_an_exit_code_that_says_of_what_kind_it_is() {
+    let mount = "mount -t tmpfs -o";
+    let cases = [
+        (
+            format!("{mount} size=8m none \"$2\"; exec \"$1\" up"),
+            73,
+            "8 MiB are free, 512 are needed: set TMPDIR",
+        ),
+        (format!("{mount} ro none \"$2\"; exec \"$1\" up"), 73, "it is read-only: set TMPDIR"),
+        ("TMPDIR=/no/such exec \"$1\" up".to_owned(), 74, "a cluster cannot run in /no/such"),
+        ("TMPDIR=/run exec \"$1\" up".to_owned(), 64, "set TMPDIR to another folder"),
+        ("exec unshare --user -- \"$1\" up".to_owned(), 77, "run as root"),
+        (
+            "mount --bind /dev/null /usr/sbin/nginx; exec \"$1\" images \"$2\"/out".to_owned(),
+            69,
+            "missing: /usr/sbin/nginx",
+        ),
+        ("PATH= exec \"$1\" up".to_owned(), 69, "missing: the program containerd"),
+        ("exec \"$1\" sideways".to_owned(), 64, "unrecognized subcommand 'sideways'"),
+        (
+            "WHICHPOD_TEST_KUBECONFIG=/etc/hosts exec \"$1\" down".to_owned(),
+            64,
+            "of no cluster that `up` left",
+        ),
+    ];
+    for (script, code, told) in cases {
+        let place = tempfile::tempdir().unwrap();
+        let script = format!("set -e; {script}");
+        // What is mounted goes with the namespace.
+        let ran = Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_whichpod-cluster")])
+            .arg(place.path())
+            .env("TMPDIR", place.path())
+            .env_remove(KUBECONFIG_VARIABLE)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(code), "{script}: {text}");
+        assert!(text.starts_with("whichpod-cluster: ") && text.contains(told), "{script}: {text}");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "{script}");
+    }
 }
 
 #[test]

@@ -3,13 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "the helpers are part of a test too")]
 
 use std::net::SocketAddr;
-use whichpod_cluster::{Cluster, Component, Dns, NODE_ADDRESS, Node, Shared, wait_for};
+use whichpod_cluster::{Component, Dns, NODE_ADDRESS, Node, Shared};
 
 /// For tests that change nothing but what is in their own namespace.
-static CLUSTER: Shared<Cluster> = Shared::new();
+static NODE: Shared<Node> = Shared::new();
 
-fn cluster() -> std::sync::Arc<Cluster> {
-    CLUSTER.get(|| Cluster::start().unwrap())
+fn node() -> std::sync::Arc<Node> {
+    NODE.get(|| Node::start().unwrap())
 }
 
 mod common;
@@ -19,8 +19,8 @@ use common::{Scenario, answered_by, pods};
 
 #[test]
 fn a_service_is_reached_by_its_address_its_node_port_and_its_name() {
-    let cluster = cluster();
-    let scenario = Scenario::start(cluster.client());
+    let node = node();
+    let scenario = Scenario::start(node.client());
     answered_by(&scenario.client, scenario.cluster_ip(), &scenario.names);
     let port = scenario.service()["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
     let node_port = SocketAddr::from((NODE_ADDRESS, u16::try_from(port).unwrap()));
@@ -30,18 +30,13 @@ fn a_service_is_reached_by_its_address_its_node_port_and_its_name() {
 
     let first = scenario.names.first().unwrap();
     let line = format!("{first} GET /test HTTP/1.0");
-    let mut logs = String::new();
-    let written = wait_for("the pod's line", common::PATIENCE, || {
-        logs = scenario.kubectl(&["logs", first]);
-        Ok(logs.contains(&line).then_some(()))
-    });
-    assert!(written.is_ok(), "{logs}");
+    scenario.logged(first, "backend", &line, |log| log.contains(&line).then_some(()));
 }
 
 #[test]
 fn nginx_logs_the_services_address_and_not_the_pods() {
-    let cluster = cluster();
-    let scenario = Scenario::start(cluster.client());
+    let node = node();
+    let scenario = Scenario::start(node.client());
     let nginx = Nginx::start(&scenario, "backend-service:10000");
     answered_by(&scenario.client, nginx.address(), &scenario.names);
     nginx.own_lines(&format!("/test 200 {}\n", scenario.cluster_ip()), 1);
@@ -51,8 +46,8 @@ fn nginx_logs_the_services_address_and_not_the_pods() {
 
 #[test]
 fn a_headless_services_name_has_the_address_of_every_pod() {
-    let cluster = cluster();
-    let scenario = Scenario::start(cluster.client());
+    let node = node();
+    let scenario = Scenario::start(node.client());
     let lines = scenario.addresses.iter().map(|address| format!("Address: {address}\n")).collect();
     scenario.asked_until(&["nslookup", "-type=a", &scenario.headless()], &lines);
 }

@@ -3,6 +3,9 @@
 use serde_json::Value;
 use whichpod_cluster::Client;
 
+/// Lines of each of the node's programs.
+const LAST_WORDS: usize = 8;
+
 /// Tells everything about these namespaces when a test fails, and has the node's own logs kept.
 pub struct OnFailure {
     client: Client,
@@ -37,9 +40,17 @@ fn everything(client: &Client, namespaces: &[String]) {
         }
         for (pod, container) in containers(client, namespace) {
             let logs = ["logs", &pod, "-c", &container, "--tail=40", "-n", namespace];
-            let Ok(output) = client.kubectl(&logs) else { continue };
-            eprintln!("$ kubectl {}\n{}", logs.join(" "), String::from_utf8_lossy(&output.stdout));
+            // Of one that has started again, also why.
+            for logs in [logs.as_slice(), &[logs.as_slice(), &["--previous"]].concat()] {
+                let Ok(output) = client.kubectl(logs) else { continue };
+                if output.status.success() {
+                    eprintln!("$ kubectl {}\n{}", logs.join(" "), String::from_utf8_lossy(&output.stdout));
+                }
+            }
         }
+    }
+    for (program, text) in client.last_words(LAST_WORDS) {
+        eprintln!("---- the node's {program} said last\n{text}");
     }
     if let Err(error) = client.keep_logs() {
         eprintln!("the node's logs cannot be kept: {error:#}");

@@ -16,6 +16,9 @@ use whichpod_cluster::{Client, Namespace, http_get, images, wait_for};
 /// How long what takes seconds may take on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How many lines of a log a failure shows.
+const SHOWN: usize = 100;
+
 /// A Deployment, a Service and so on, all in one.
 pub fn list(items: &[Value]) -> Value {
     json!({ "apiVersion": "v1", "kind": "List", "items": items })
@@ -49,6 +52,22 @@ pub fn backend(kind: &str, name: &str) -> Value {
     let mut backend = workload(kind, name, &container);
     backend["spec"]["replicas"] = json!(2);
     backend
+}
+
+/// A service that calls another: neither nginx nor behind an ingress.
+pub fn relay(name: &str, upstream: &str) -> Value {
+    let container = json!({
+        "command": ["/app", "relay", "8080", upstream],
+        "ports": [{ "containerPort": 8080 }],
+        "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
+    });
+    workload("Deployment", name, &container)
+}
+
+/// The object with this annotation.
+pub fn annotated(mut object: Value, name: &str, value: &str) -> Value {
+    object["metadata"]["annotations"][name] = json!(value);
+    object
 }
 
 /// A Service in front of the pods labelled `app: NAME`, with what `spec` adds.
@@ -118,7 +137,7 @@ impl Scenario {
 
     /// With `backend-service` alone, as most people have it.
     pub fn without_headless(client: &Client) -> Self {
-        client.import(&images::app().unwrap()).unwrap();
+        client.import(images::app).unwrap();
         let namespace = client.namespace("scenario").unwrap();
         let mut scenario = Self {
             client: client.clone(),
@@ -178,6 +197,22 @@ impl Scenario {
     pub fn inside(&self, command: &[&str]) -> String {
         let exec = ["exec", self.names.first().unwrap(), "-n", self.here(), "--"];
         self.client.run(&[exec.as_slice(), command].concat()).unwrap()
+    }
+
+    /// What `find` finds in the log of this container: a log follows its program a moment later.
+    pub fn logged<T>(&self, of: &str, container: &str, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let mut log = String::new();
+        let found = wait_for(what, PATIENCE, || {
+            log = self.kubectl(&["logs", of, "-c", container]);
+            Ok(find(&log))
+        });
+        let last = || log.lines().rev().take(SHOWN).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>();
+        assert!(
+            found.is_ok(),
+            "no {what} in the log of {container} in {of}, which ends so:\n{}",
+            last().join("\n")
+        );
+        found.unwrap()
     }
 
     /// Asks this URL so often, from a pod; gives the pods that answered.

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use serde_json::json;
-use whichpod_cluster::{images, wait_for};
+use whichpod_cluster::images;
 
-use super::{PATIENCE, Scenario, list, pods_of, service, workload};
+use super::{Scenario, list, pods_of, service, workload};
 
 /// The line that a hand-patched Envoy would write.
 const FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
@@ -45,7 +45,7 @@ pub struct Nginx<'a> {
 impl<'a> Nginx<'a> {
     /// `upstream` is what its configuration says.
     pub fn start(scenario: &'a Scenario, upstream: &str) -> Self {
-        scenario.client.import(&images::nginx().unwrap()).unwrap();
+        scenario.client.import(images::nginx).unwrap();
         scenario.apply(&list(&objects("nginx-test", upstream)));
         scenario.rolled_out("deployment/nginx-test");
         Self { scenario }
@@ -54,7 +54,7 @@ impl<'a> Nginx<'a> {
     /// `kubectl patch` with a sidecar whose upstream is this name, and nginx's upstream edited. Waits until only the
     /// patched pod is left.
     pub fn patch(&self, target: &str) {
-        self.scenario.client.import(&images::sidecar().unwrap()).unwrap();
+        self.scenario.client.import(images::sidecar).unwrap();
         self.configure_sidecar(target);
         self.scenario.apply(&objects("nginx-test", "127.0.0.1:10000")[0]);
         let patch = json!([
@@ -103,6 +103,13 @@ impl<'a> Nginx<'a> {
         self.scenario.ask(&format!("http://{}/test", self.address()), times)
     }
 
+    /// Asks so often; gives the pods that answered, and the hand-patched sidecar's lines about these requests.
+    pub fn asked_by_hand(&self, times: usize) -> (Vec<String>, Vec<(String, String)>) {
+        let so_far = self.patched_lines(0).len();
+        let answered = self.ask(times);
+        (answered, self.patched_lines(so_far + times).split_off(so_far))
+    }
+
     /// Where the one nginx pod listens.
     pub fn address(&self) -> SocketAddr {
         let pods = pods_of(&self.scenario.client, self.scenario.here(), "nginx-test");
@@ -115,22 +122,18 @@ impl<'a> Nginx<'a> {
         self.scenario.kubectl(&["logs", "deploy/nginx-test", "-c", "nginx-test"])
     }
 
-    /// How often nginx itself has written this, once it is so often: a log follows its program a moment later.
+    /// How often nginx itself has written this, once it is so often.
     pub fn own_lines(&self, containing: &str, at_least: usize) -> usize {
-        let mut log = String::new();
-        let written = wait_for("nginx's own lines", PATIENCE, || {
-            log = self.own_log();
+        let what = format!("{containing:?} at least {at_least} times");
+        self.scenario.logged("deploy/nginx-test", "nginx-test", &what, |log| {
             let count = log.matches(containing).count();
-            Ok((count >= at_least).then_some(count))
-        });
-        assert!(written.is_ok(), "not {at_least} of {containing:?} in nginx's log:\n{log}");
-        written.unwrap()
+            (count >= at_least).then_some(count)
+        })
     }
 
     /// The hand-patched sidecar's lines about answered requests, once there are so many: address and pod name of each.
     pub fn patched_lines(&self, at_least: usize) -> Vec<(String, String)> {
-        wait_for("the sidecar's lines", PATIENCE, || {
-            let log = self.scenario.log("deploy/nginx-test");
+        self.scenario.logged("deploy/nginx-test", "whichpod", &format!("{at_least} lines"), |log| {
             let lines: Vec<_> =
                 log.lines().filter(|line| line.contains("\"GET /test HTTP/1.0\" 200 ")).collect();
             let pods = |line: &str| {
@@ -138,8 +141,7 @@ impl<'a> Nginx<'a> {
                 let (pod, address) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
                 (address, pod)
             };
-            Ok((lines.len() >= at_least).then(|| lines.into_iter().map(pods).collect()))
+            (lines.len() >= at_least).then(|| lines.into_iter().map(pods).collect())
         })
-        .unwrap()
     }
 }

@@ -1,12 +1,14 @@
 //! whichpod itself, installed by its chart from images that are built here.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use whichpod_cluster::{Client, images, wait_for};
+use whichpod_cluster::{Client, images};
 
-use super::{PATIENCE, Scenario, workload};
+use super::explain::OnFailure;
+use super::{Scenario, pods_of, workload};
 
 /// Where it is installed.
 pub const NAMESPACE: &str = "whichpod-system";
@@ -14,6 +16,7 @@ pub const NAMESPACE: &str = "whichpod-system";
 /// `helm install`, or upgrade, with these values, until every pod of the webhook is ready and asked, and those of before
 /// are gone: they answer for a few seconds more.
 pub fn install(client: &Client, values: &[&str]) {
+    let _explain = OnFailure::of(client, &[NAMESPACE]);
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/whichpod");
     let set: Vec<_> = values.iter().flat_map(|value| ["--set", value]).collect();
     let words =
@@ -38,8 +41,8 @@ fn is_asked(client: &Client) -> Result<bool> {
 
 /// Brings the images to the cluster.
 pub fn import(client: &Client) {
-    client.import(&images::sidecar().unwrap()).unwrap();
-    client.import(&images::webhook().unwrap()).unwrap();
+    client.import(images::sidecar).unwrap();
+    client.import(images::webhook).unwrap();
 }
 
 /// `helm uninstall`, whatever still has a sidecar.
@@ -93,25 +96,46 @@ impl Scenario {
     /// The sidecar's lines about this path, once there are so many.
     pub fn lines(&self, of: &str, path: &str, at_least: usize) -> Vec<Line> {
         let about = format!(" {path} ");
-        let mut log = String::new();
-        let lines = wait_for("the sidecar's lines", PATIENCE, || {
-            log = self.log(of);
-            let lines: Vec<_> =
-                log.lines().filter_map(Line::parse).filter(|line| line.request.contains(&about)).collect();
-            Ok((lines.len() >= at_least).then_some(lines))
-        });
-        assert!(lines.is_ok(), "not {at_least} lines about {path} in the log of {of}:\n{log}");
-        lines.unwrap()
+        self.logged(of, "whichpod", &format!("{at_least} lines about {path}"), |log| {
+            let all = log.lines().filter_map(Line::parse);
+            let lines: Vec<_> = all.filter(|line| line.request.contains(&about)).collect();
+            (lines.len() >= at_least).then_some(lines)
+        })
+    }
+
+    /// Asks this URL so often; gives the pods that answered, and the sidecar's lines about these requests for `/test`.
+    pub fn asked(&self, of: &str, url: &str, times: usize) -> (Vec<String>, Vec<Line>) {
+        let so_far = self.lines(of, "/test", 0).len();
+        let answered = self.ask(url, times);
+        let lines = self.lines(of, "/test", so_far + times).split_off(so_far);
+        assert_eq!(lines.len(), times, "one line for each request: {lines:?}");
+        (answered, lines)
+    }
+
+    /// Asks through the one pod of this app so often; gives the lines of its sidecar, which must name the pods that
+    /// answered.
+    pub fn asked_through(&self, app: &str, times: usize) -> Vec<Line> {
+        let pods = pods_of(&self.client, self.here(), app);
+        assert_eq!(pods.len(), 1, "{pods:?}");
+        let url = format!("http://{}:8080/test", pods[0].1);
+        let (answered, lines) = self.asked(&format!("pod/{}", pods[0].0), &url, times);
+        self.names_are_right(&answered, &lines);
+        lines
+    }
+
+    /// Each line names the pod that answered, by its address always, by its name where it has one.
+    pub fn names_are_right(&self, answered: &[String], lines: &[Line]) {
+        let addresses: HashMap<_, _> = pods_of(&self.client, self.here(), "backend").into_iter().collect();
+        for (pod, line) in std::iter::zip(answered, lines) {
+            assert_eq!(line.upstream, format!("{}:10000", addresses[pod]), "{pod} answered: {line:?}");
+            assert!(line.pod == *pod || line.pod == "-", "{pod} answered: {line:?}");
+        }
     }
 
     /// Waits until the sidecar's diagnostics contain all of these.
     pub fn says(&self, of: &str, parts: &[&str]) {
-        let mut log = String::new();
-        let said = wait_for("the sidecar's message", PATIENCE, || {
-            log = self.log(of);
-            Ok(parts.iter().all(|part| log.contains(part)).then_some(()))
-        });
-        assert!(said.is_ok(), "{of} has not said {parts:?}:\n{log}");
+        let all = |log: &str| parts.iter().all(|part| log.contains(part)).then_some(());
+        self.logged(of, "whichpod", &format!("{parts:?}"), all);
     }
 
     /// Whether a workload's template, or a pod, has the sidecar.

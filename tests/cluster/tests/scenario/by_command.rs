@@ -2,7 +2,7 @@
 
 use crate::common::nginx::Nginx;
 use crate::common::{Scenario, whichpod::has_sidecar};
-use crate::installation::{ask, names_are_right};
+use crate::installation::ask;
 use crate::stage::Stage;
 
 #[test]
@@ -32,7 +32,7 @@ fn a_command_puts_the_sidecar_in_and_another_takes_it_out_again() {
     scenario.rolled_out("deployment/nginx-test");
     let (answered, lines) = ask(&scenario, &nginx, 4);
     // There is a headless Service of the user's already, so that one is asked.
-    names_are_right(&scenario, &answered, &lines);
+    scenario.names_are_right(&answered, &lines);
 
     run(&["uninject", "deploy/nginx-test", "--apply"]);
     scenario.rolled_out("deployment/nginx-test");

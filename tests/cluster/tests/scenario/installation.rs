@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use whichpod_cluster::{Dns, wait_for};
+use whichpod_cluster::wait_for;
 
 use crate::common::nginx::Nginx;
 use crate::common::whichpod::{self, Line};
@@ -52,19 +52,7 @@ fn one_annotation_shows_the_pods_within_a_minute_of_the_installation() {
     );
     // nginx calls the same name, which is the sidecar now.
     nginx.own_lines("/test 200 127.77.", 1);
-    names_are_right(&scenario, &answered, &lines);
-
-    if let Some(node) = stage.cluster.node() {
-        assert!(lines.iter().all(|line| line.pod == "-"), "nobody has told a name: {lines:?}");
-        node.lock().unwrap().set_dns(Dns { pod_names: true, ttl: 5 }).unwrap();
-        let named = wait_for("the pods' names in the log", PATIENCE, || {
-            let (answered, lines) = ask(&scenario, &nginx, 4);
-            Ok(lines.iter().all(|line| line.pod != "-").then_some((answered, lines)))
-        });
-        let (answered, lines) = named.unwrap();
-        names_are_right(&scenario, &answered, &lines);
-        node.lock().unwrap().set_dns(Dns::default()).unwrap();
-    }
+    scenario.names_are_right(&answered, &lines);
 
     // What README.md tells people to apply.
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/scenario.yaml");
@@ -99,7 +87,7 @@ fn uninstalled_as_told(stage: &Stage, scenario: &Scenario, nginx: &Nginx<'_>) {
     assert!(!scenario.has_sidecar(&["deployment/nginx-test"]));
     nginx.ask(2);
     nginx.own_lines(&format!("/test 200 {}\n", scenario.cluster_ip()), 1);
-    if stage.cluster.node().is_none() {
+    if stage.client().is_foreign() {
         // Whoever else has a sidecar there keeps it.
         return whichpod::uninstall(stage.client());
     }
@@ -120,21 +108,7 @@ fn first_pod(scenario: &Scenario, nginx: &Nginx<'_>) {
 
 /// Asks so often; gives the pods that answered, and the lines about these requests.
 pub fn ask(scenario: &Scenario, nginx: &Nginx<'_>, times: usize) -> (Vec<String>, Vec<Line>) {
-    let so_far = scenario.lines(NGINX, "/test", 0).len();
-    let answered = nginx.ask(times);
-    let lines = scenario.lines(NGINX, "/test", so_far + times).split_off(so_far);
-    assert_eq!(lines.len(), times, "one line for each request: {lines:?}");
-    (answered, lines)
-}
-
-/// Each line names the pod that answered, by its address always, by its name where it has one.
-pub fn names_are_right(scenario: &Scenario, answered: &[String], lines: &[Line]) {
-    let addresses: std::collections::HashMap<_, _> =
-        crate::common::pods_of(&scenario.client, scenario.here(), "backend").into_iter().collect();
-    for (pod, line) in std::iter::zip(answered, lines) {
-        assert_eq!(line.upstream, format!("{}:10000", addresses[pod]), "{pod} answered: {line:?}");
-        assert!(line.pod == *pod || line.pod == "-", "{pod} answered: {line:?}");
-    }
+    scenario.asked(NGINX, &format!("http://{}/test", nginx.address()), times)
 }
 
 #[expect(clippy::print_stderr, reason = "a measurement that is to be seen")]

@@ -8,6 +8,7 @@
 mod common;
 
 mod by_command;
+mod by_hand;
 mod installation;
 mod order;
 mod stage;

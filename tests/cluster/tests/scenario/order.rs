@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Stdio};
-use std::time::Duration;
 
 use serde_json::json;
 use whichpod_cluster::{images, wait_for};
@@ -38,11 +37,7 @@ fn the_first_request_of_an_app_goes_through_and_so_does_its_last() {
     let first = scenario.lines("pod/app", "/first", 1);
     assert_eq!(first.len(), 1, "the app asked once: {first:?}");
     went_through(&scenario, &first[0]);
-    let answer = wait_for("the app's line", Duration::from_secs(10), || {
-        let log = scenario.kubectl(&["logs", "app", "-c", "app"]);
-        Ok((!log.is_empty()).then_some(log))
-    });
-    assert!(answer.unwrap().starts_with("i am backend in "));
+    scenario.logged("app", "app", "answer", |log| log.starts_with("i am backend in ").then_some(()));
 
     // The pod's logs go with the pod.
     let (mut app, mut sidecar) = (follow(&scenario, "app"), follow(&scenario, "whichpod"));

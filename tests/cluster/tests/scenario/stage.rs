@@ -10,7 +10,7 @@ static STAGE: Shared<Stage> = Shared::new();
 
 /// A cluster, and whether whichpod is installed there as its chart has it without values.
 pub struct Stage {
-    pub cluster: Cluster,
+    cluster: Cluster,
     as_usual: RwLock<bool>,
 }
 
@@ -52,7 +52,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         // A node of ours goes with everything on it.
-        if self.cluster.node().is_none() {
+        if self.client().is_foreign() {
             whichpod::uninstall(self.client());
             let _ = self.client().kubectl(&["delete", "namespace", whichpod::NAMESPACE, "--wait=false"]);
         }

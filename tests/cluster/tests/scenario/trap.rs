@@ -2,7 +2,7 @@
 
 use crate::common::nginx::Nginx;
 use crate::common::{PATIENCE, Scenario, whichpod};
-use crate::installation::{ask, names_are_right};
+use crate::installation::ask;
 use crate::stage::Stage;
 use whichpod_cluster::wait_for;
 
@@ -38,7 +38,7 @@ fn the_virtual_ip_is_told_at_admission_and_in_the_log_and_a_twin_shows_the_pods(
         Ok(lines.iter().all(|line| endpoints.contains(&line.upstream)).then_some((answered, lines)))
     })
     .unwrap();
-    names_are_right(&scenario, &answered, &lines);
+    scenario.names_are_right(&answered, &lines);
     let twin = scenario.get(&["service", "backend-service-whichpod"]);
     assert_eq!(twin["spec"]["clusterIP"], "None");
     assert_eq!(twin["spec"]["selector"]["app"], "backend");

@@ -6,25 +6,10 @@ use serde_json::{Value, json};
 use whichpod_cluster::{images, wait_for};
 
 use crate::common::whichpod::has_sidecar;
-use crate::common::{PATIENCE, Scenario, backend, list, pods_of, service, workload};
+use crate::common::{PATIENCE, Scenario, annotated, backend, list, pods_of, relay, service, workload};
 use crate::stage::Stage;
 
 const UPSTREAMS: &str = "whichpod.io/upstreams";
-
-/// A service that calls another: neither nginx nor behind an ingress.
-fn relay(name: &str, upstream: &str) -> Value {
-    let container = json!({
-        "command": ["/app", "relay", "8080", upstream],
-        "ports": [{ "containerPort": 8080 }],
-        "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
-    });
-    workload("Deployment", name, &container)
-}
-
-fn annotated(mut object: Value, name: &str, value: &str) -> Value {
-    object["metadata"]["annotations"][name] = json!(value);
-    object
-}
 
 /// A pod that calls the backend three times and is done.
 fn errand() -> Value {
@@ -38,15 +23,6 @@ fn errand() -> Value {
 }
 
 impl Scenario {
-    /// Asks through the one pod of this app so often; the log of the app's sidecar must name the pods that answered.
-    fn asked_through(&self, app: &str, path: &str, times: usize) {
-        let pods = pods_of(&self.client, self.here(), app);
-        assert_eq!(pods.len(), 1, "{pods:?}");
-        let answered = self.ask(&format!("http://{}:8080{path}", pods[0].1), times);
-        let lines = self.lines(&format!("pod/{}", pods[0].0), path, times);
-        crate::installation::names_are_right(self, &answered, &lines);
-    }
-
     /// The errand's pod has ended well, sidecar and all, and the log names the pods that it met.
     fn errand_is_done(&self, job: &str) {
         self.client.wait(&["-n", self.here(), "--for=condition=Complete", job]).unwrap();
@@ -69,9 +45,8 @@ fn a_service_that_calls_another_is_logged_without_an_ingress() {
     let scenario = Scenario::start(stage.client());
     scenario.apply(&annotated(relay("orders", "backend-service:10000"), UPSTREAMS, "backend-service:10000"));
     scenario.rolled_out("deployment/orders");
-    scenario.asked_through("orders", "/test", 6);
     // Over one connection that the app keeps: it is each request that gets its pod.
-    let lines = scenario.lines("deploy/orders", "/test", 6);
+    let lines = scenario.asked_through("orders", 6);
     assert!(lines.windows(2).all(|two| two[0].upstream != two[1].upstream), "{lines:?}");
 }
 
@@ -92,7 +67,7 @@ fn a_labelled_namespace_gets_sidecars_and_who_opts_out_gets_none() {
     scenario.rolled_out("deployment/orders");
     scenario.rolled_out("deployment/loner");
 
-    scenario.asked_through("orders", "/test", 4);
+    scenario.asked_through("orders", 4);
     let (loner, address) = pods_of(&scenario.client, scenario.here(), "loner").remove(0);
     assert!(!scenario.has_sidecar(&["pod", &loner]));
     assert_eq!(scenario.ask(&format!("http://{address}:8080/test"), 2).len(), 2, "it works as before");
@@ -108,7 +83,7 @@ fn a_pod_that_nobody_owns_gets_a_sidecar() {
     let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
     scenario.apply(&annotated(pod, UPSTREAMS, "backend-service:10000"));
     scenario.client.wait(&["-n", scenario.here(), "--for=condition=Ready", "pod/alone"]).unwrap();
-    scenario.asked_through("alone", "/test", 4);
+    scenario.asked_through("alone", 4);
 }
 
 #[test]
