@@ -37,6 +37,9 @@ const ALL_CONNECTS: Duration = Duration::from_secs(5);
 const STAGGER: Duration = Duration::from_millis(250);
 /// Keep-alive probes start after this silence, on all sockets.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Of pods that refused connections lately a request tries so many: where all of a thousand pods are down, to ask each of them
+/// for each request would cost more than it could help.
+const MOST_ASIDE: usize = 32;
 /// Unacknowledged bytes end a connection to a pod: a node that vanished sends nothing.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -219,6 +222,7 @@ async fn connect<C>(
     let mut in_flight = InFlight::new();
     let mut next_start = started + STAGGER;
     let mut more = true;
+    let mut aside = usize::from(first.aside);
     let mut last = ConnectFailure::Timeout;
     in_flight.push((first.clone(), started));
     racing.push(dial(Arc::clone(&exchange.site), first, permit, limit, introduction.clone()));
@@ -254,7 +258,9 @@ async fn connect<C>(
         if start_another && more {
             next_start = Instant::now() + STAGGER;
             match choose(exchange, tried, in_flight.iter().map(|(choice, _)| choice.endpoint.id())).await {
+                Ok(choice) if choice.aside && aside == MOST_ASIDE => more = false,
                 Ok(choice) => {
+                    aside += usize::from(choice.aside);
                     if let Some(connection) = idle(exchange, &choice) {
                         exchange.chosen(&choice);
                         leave(exchange, racing, &in_flight, "connect_slow");

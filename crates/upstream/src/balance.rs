@@ -68,7 +68,7 @@ impl<'a> Chooser<'a> {
 
     /// All that can speak against a pod, but that it is new.
     fn admit_warm(&self, endpoint: &Endpoint) -> Admission {
-        if self.tried.contains(&endpoint.id()) || self.avoids_unwell && endpoint.is_unwell() {
+        if self.avoids_unwell && endpoint.is_unwell() || self.tried.contains(&endpoint.id()) {
             return Admission::No;
         }
         endpoint.aside.admit(self.now)

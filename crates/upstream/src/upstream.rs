@@ -106,6 +106,8 @@ pub struct Choice {
     pub endpoint: Arc<Endpoint>,
     /// When it was chosen.
     pub at: Instant,
+    /// It refused connections lately: there is no better one.
+    pub aside: bool,
     /// The pod's name if the answer is within its TTL; else `None`, because the address may be another pod's by now.
     pub pod: Option<Arc<str>>,
     /// How many there were to choose from.
@@ -389,6 +391,7 @@ impl Upstream {
         Ok(Choice {
             endpoint: Arc::clone(endpoint),
             at: now,
+            aside: endpoint.aside.is_set(),
             pod: endpoint.identity().filter(|_| set.names_hold(now)).cloned(),
             endpoints: u32::try_from(set.endpoints.len()).unwrap_or(u32::MAX),
             dns_age: set.answered_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),

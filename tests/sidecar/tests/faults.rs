@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use whichpod_testkit::client::End;
 use whichpod_testkit::scripted::{ANSWER, Script, ScriptedBackend};
-use whichpod_tests_sidecar::{ANY, Cluster, Rig, UPSTREAM, eventually, request_ids, scripted_load};
+use whichpod_tests_sidecar::{ANY, Cluster, Line, Rig, UPSTREAM, eventually, request_ids, scripted_load};
 
 const GET: &str = "GET /a HTTP/1.1\r\nhost: a\r\n\r\n";
 const POST: &str = "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc";
@@ -339,6 +340,25 @@ async fn a_post_is_not_risked_on_a_connection_that_was_idle_for_a_second() {
     assert_eq!(rig.exchange(POST).await.text(), ANSWER);
     assert_eq!(pod.connections(), 2);
     assert!(!rig.last_line(2).await.tries()[0].reused);
+}
+
+#[tokio::test]
+async fn where_all_of_many_pods_refuse_a_request_soon_asks_only_some_of_them() {
+    let cluster = Cluster::new(1).await;
+    // Its port is taken on one address, and nobody listens on it on the others.
+    let elsewhere = TcpListener::bind("127.42.1.200:0").unwrap();
+    let port = elsewhere.local_addr().unwrap().port();
+    let addresses: Vec<SocketAddr> = (1..=80).map(|n| ([127, 42, 1, n], port).into()).collect();
+    cluster.publish_addresses(&addresses);
+    let rig = cluster.sidecar_for(&format!("{}:{port}", cluster.service.name()), json!({})).ready().await;
+    for _ in 0..2 {
+        assert_eq!(rig.get("/").await.status, 503);
+    }
+    let lines = rig.lines(2).await;
+    let asked = |line: &Line| line.tries().len() as u64 + line.number("attempts_omitted");
+    assert_eq!(asked(&lines[0]), 80, "nothing spoke against any of them yet");
+    assert_eq!(asked(&lines[1]), 32);
+    assert!(lines.iter().all(|line| line.flags().contains("UF")));
 }
 
 #[tokio::test]
