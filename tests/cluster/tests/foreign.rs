@@ -178,6 +178,7 @@ fn who_has_a_cluster_of_their_own_runs_the_scenario_there_as_told_and_nothing_th
     assert_eq!(somebody.asked("kind load image-archive /"), ARCHIVES);
     let tests = written(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenario"));
     assert!(printed.contains(&format!("test result: ok. {tests} passed; 0 failed; 0 ignored")), "{printed}");
+    assert!(printed.contains("the first line showed a pod after "), "{printed}");
     assert!(somebody.asked("kubectl ") > 100);
     assert_eq!(somebody.asked("nsenter "), 0, "the node is nobody's to enter");
     let of_whichpod = ["-o", "name", "-l", "app.kubernetes.io/name=whichpod"];
