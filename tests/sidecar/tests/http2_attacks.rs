@@ -304,18 +304,26 @@ async fn latency(client: &Http2Client, at_least: usize, goes_on: &Cell<bool>) ->
 }
 
 /// Checks that other clients hardly notice an attack: next to what they had before it, twice the time, and what a busy
-/// machine with two cores may add by itself.
-async fn hardly_noticed(what: &str, rig: &Rig, attack: impl Future<Output = ()>) {
+/// machine with two cores may add by itself. The machine may stop for longer than that, but hardly in each of three
+/// attacks, which whatever an attack does is in. Returns how many there were.
+async fn hardly_noticed(what: &str, rig: &Rig, mut attack: impl AsyncFnMut()) -> usize {
     let client = Http2Client::connect(rig.address).await.unwrap();
-    let before = latency(&client, 200, &Cell::new(false)).await;
-    let goes_on = Cell::new(true);
-    let attack = async {
-        attack.await;
-        goes_on.set(false);
-    };
-    let during = tokio::join!(attack, latency(&client, 200, &goes_on)).1;
-    assert!(during.median <= before.median * 2 + Duration::from_millis(20), "{what}: {before:?}, {during:?}");
-    assert!(during.p99 <= before.p99 * 2 + Duration::from_millis(200), "{what}: {before:?}, {during:?}");
+    for attacks in 1.. {
+        let before = latency(&client, 200, &Cell::new(false)).await;
+        let goes_on = Cell::new(true);
+        let attacking = async {
+            attack().await;
+            goes_on.set(false);
+        };
+        let during = tokio::join!(attacking, latency(&client, 200, &goes_on)).1;
+        let as_before = during.median <= before.median * 2 + Duration::from_millis(20)
+            && during.p99 <= before.p99 * 2 + Duration::from_millis(200);
+        if as_before {
+            return attacks;
+        }
+        assert!(attacks < 3, "{what}: {before:?}, {during:?}");
+    }
+    unreachable!()
 }
 
 #[tokio::test]
@@ -328,11 +336,11 @@ async fn floods_end_their_own_connection_and_nobody_elses() {
         ("PING", frame(PING, 0, 0, &[0; 8]), 20_000),
     ];
     for (what, attack, count) in attacks {
-        let mut raw = Raw::connect(&rig).await;
         let ends_head = if what == "CONTINUATION" { 0 } else { END_HEADERS };
         let head = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/hang")];
-        raw.send(&frame(HEADERS, ends_head, 1, &block(&head))).await;
-        let flood = async {
+        let flood = async || {
+            let mut raw = Raw::connect(&rig).await;
+            raw.send(&frame(HEADERS, ends_head, 1, &block(&head))).await;
             let burst = attack.repeat(100);
             for _ in 0..count / 100 {
                 if !raw.send(&burst).await {
@@ -341,7 +349,6 @@ async fn floods_end_their_own_connection_and_nobody_elses() {
             }
         };
         hardly_noticed(what, &rig, flood).await;
-        drop(raw);
         eventually("the attacker's request ends", || pod.running() == 0).await;
     }
 }
@@ -349,8 +356,8 @@ async fn floods_end_their_own_connection_and_nobody_elses() {
 #[tokio::test]
 async fn a_client_that_resets_what_it_asks_for_is_sent_away() {
     let (pod, rig) = rig().await;
-    let mut raw = Raw::connect(&rig).await;
-    let attack = async {
+    let attack = async || {
+        let mut raw = Raw::connect(&rig).await;
         for number in 0..20_000_u32 {
             let stream = 2 * number + 1;
             let mut bytes = frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(GET));
@@ -363,16 +370,16 @@ async fn a_client_that_resets_what_it_asks_for_is_sent_away() {
             }
         }
     };
-    hardly_noticed("resets", &rig, attack).await;
+    let attacks = hardly_noticed("resets", &rig, attack).await;
     eventually("nothing of it is left", || pod.running() == 0).await;
     let ended = rig.lines_with("it is sent away", |line| {
         line.text("details").starts_with("http2.") && line.flags() == "DPE"
     });
     let lines = ended.await;
     let resets = lines.iter().filter(|line| line.status() != 200).count();
-    assert!(resets < 2_000, "{resets} lines of 20,000 requests");
+    assert!(resets < 2_000 * attacks, "{resets} lines of {attacks} times 20,000 requests");
     let others = lines.len() - resets;
-    assert!(pod.requests() < 2_000 + others, "{} requests reached the pod", pod.requests());
+    assert!(pod.requests() < 2_000 * attacks + others, "{} requests reached the pod", pod.requests());
 }
 
 #[tokio::test]
