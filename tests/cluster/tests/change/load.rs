@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use whichpod_cluster::{Client, http_send};
+use whichpod_cluster::{Client, http_send, wait_for};
 
+use super::common::PATIENCE;
 use super::common::whichpod::Line;
 use super::journal::Written;
 
@@ -45,6 +46,11 @@ impl Load {
             let service = client.get(&["service", name, "-n", namespace]).unwrap();
             let address: SocketAddr =
                 format!("{}:80", service["spec"]["clusterIP"].as_str().unwrap()).parse().unwrap();
+            // kube-proxy hears of ready pods a moment later, and refuses connections until then.
+            wait_for("kube-proxy to know the caller's pods", PATIENCE, || {
+                Ok(client.inside(|| TcpStream::connect(address).is_ok())?.then_some(()))
+            })
+            .unwrap();
             let count = Arc::new(AtomicUsize::new(0));
             for _ in 0..AT_A_TIME {
                 let (client, count, done) = (client.clone(), Arc::clone(&count), Arc::clone(&done));
