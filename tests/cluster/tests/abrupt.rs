@@ -16,9 +16,6 @@ use serde_json::json;
 use whichpod_cluster::{Client, Dns, Node, http_get, images};
 
 const CALLERS: u32 = 4;
-/// A rolling update ends several pods at the same moment. Each may take a connection and reset it in its last milliseconds, and
-/// of some 100,000 requests about one meets three such pods in a row: too many for the two retries of the default.
-const RETRIES: u32 = 5;
 const REQUESTS_PER_SECOND: u32 = 200;
 /// How long the changes are spread over.
 const LONG: Duration = Duration::from_secs(65);
@@ -113,7 +110,10 @@ fn pods_that_stop_at_once_cost_no_request_and_no_line_is_wrong() {
     let scenario = Scenario::start(node.client());
     let nginx = Nginx::start(&scenario, "backend-service:10000");
     stop_at_once(&scenario);
-    nginx.patch("backend-headless:http", RETRIES);
+    // Four of five pods end at the same moment, and each may take connections and reset them in its last milliseconds: then
+    // every caller may have to try again at the same time, which is one more than the default admits of so few requests.
+    let retry = json!({ "attempts": 5, "budget": { "min_concurrency": CALLERS } });
+    nginx.patch("backend-headless:http", &retry);
     let (address, next, done) = (nginx.address(), AtomicU64::new(0), AtomicBool::new(false));
     let results = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)

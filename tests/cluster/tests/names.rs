@@ -5,8 +5,9 @@
 
 mod common;
 
-use common::nginx::{DEFAULT_RETRIES, Nginx};
+use common::nginx::Nginx;
 use common::{PATIENCE, Scenario, annotated, relay, whichpod};
+use serde_json::json;
 use whichpod_cluster::{Dns, Node, wait_for};
 
 #[test]
@@ -18,7 +19,7 @@ fn the_log_names_the_pods_by_hand_and_by_annotation_as_soon_as_core_dns_tells_it
     // The headless Service of the user's is what the annotation leads to as well.
     let scenario = Scenario::start(&client);
     let nginx = Nginx::start(&scenario, "backend-service:10000");
-    nginx.patch("backend-headless:http", DEFAULT_RETRIES);
+    nginx.patch("backend-headless:http", &json!({}));
     let upstreams = ("whichpod.io/upstreams", "backend-service:10000");
     scenario.apply(&annotated(relay("orders", upstreams.1), upstreams.0, upstreams.1));
     scenario.rolled_out("deployment/orders");

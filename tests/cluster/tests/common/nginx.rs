@@ -2,20 +2,18 @@
 
 use std::net::SocketAddr;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use whichpod_cluster::images;
 
 use super::{Scenario, list, pods_of, service, workload};
 
-/// What the sidecar does unless it is told otherwise.
-pub const DEFAULT_RETRIES: u32 = 2;
 /// The line that a hand-patched Envoy would write.
 const FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
     %BYTES_SENT% %DURATION% %REQ(X-REQUEST-ID)% \"%REQ(USER-AGENT)%\" \"%REQ(X-FORWARDED-FOR)%\" %UPSTREAM_HOST% \
     %UPSTREAM_CLUSTER% %RESPONSE_FLAGS%\n";
 
 /// The objects of an nginx that proxies `/test` to `upstream`, called `name`.
-pub fn objects(name: &str, upstream: &str) -> Vec<serde_json::Value> {
+pub fn objects(name: &str, upstream: &str) -> Vec<Value> {
     let configuration = format!(
         "events {{}} http {{
         log_format upstream '$request_uri $status $upstream_addr'; access_log /dev/stdout upstream;
@@ -55,9 +53,9 @@ impl<'a> Nginx<'a> {
 
     /// `kubectl patch` with a sidecar whose upstream is this name, and nginx's upstream edited. Waits until only the
     /// patched pod is left.
-    pub fn patch(&self, target: &str, retries: u32) {
+    pub fn patch(&self, target: &str, retry: &Value) {
         self.scenario.client.import(images::sidecar).unwrap();
-        self.configure_sidecar(target, retries);
+        self.configure_sidecar(target, retry);
         self.scenario.apply(&objects("nginx-test", "127.0.0.1:10000")[0]);
         let patch = json!([
             { "op": "add", "path": "/spec/template/spec/volumes/-",
@@ -81,17 +79,17 @@ impl<'a> Nginx<'a> {
 
     /// Edits the sidecar's upstream, and starts the pod anew.
     pub fn retarget(&self, target: &str) {
-        self.configure_sidecar(target, DEFAULT_RETRIES);
+        self.configure_sidecar(target, &json!({}));
         self.scenario.kubectl(&["rollout", "restart", "deployment/nginx-test"]);
         self.scenario.rolled_out("deployment/nginx-test");
     }
 
-    fn configure_sidecar(&self, target: &str, retries: u32) {
+    fn configure_sidecar(&self, target: &str, retry: &Value) {
         let document = json!({
             "upstreams": [{
                 "name": "backend-service", "listen": "127.0.0.1:10000", "target": target,
                 "routes": [{ "prefix": "/test" }], "timeouts": { "idle": "300s" },
-                "retry": { "attempts": retries },
+                "retry": retry,
             }],
             "access_log": { "format": FORMAT.replace("%UPSTREAM_HOST%", "%UPSTREAM_HOST% %UPSTREAM_POD%") },
         });

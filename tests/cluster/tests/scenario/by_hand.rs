@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
+
 use crate::common::Scenario;
-use crate::common::nginx::{DEFAULT_RETRIES, Nginx};
+use crate::common::nginx::Nginx;
 use crate::stage::Stage;
 
 #[test]
@@ -14,7 +16,7 @@ fn patched_in_by_hand_the_trap_is_told_and_with_a_headless_service_the_log_shows
     let nginx = Nginx::start(&scenario, "backend-service:10000");
 
     // The trap: the Service everybody has.
-    nginx.patch("backend-service:10000", DEFAULT_RETRIES);
+    nginx.patch("backend-service:10000", &json!({}));
     let (_, lines) = nginx.asked_by_hand(2);
     let virtual_ip = scenario.cluster_ip().to_string();
     assert!(lines.iter().all(|(address, pod)| *address == virtual_ip && pod == "-"), "{lines:?}");
