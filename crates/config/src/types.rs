@@ -352,7 +352,7 @@ pub struct Retry {
     pub buffer_bytes: usize,
     /// Retries under way may be this percentage of the requests under way (default 20) ...
     pub budget_percent: u32,
-    /// ... or so many, if that is more (default 3).
+    /// ... or so many, if that is more (default 10).
     pub min_concurrency: u32,
     /// The first pause is up to this long, the next up to twice as long, and so on (default 25 ms) ...
     pub back_off_base: Duration,

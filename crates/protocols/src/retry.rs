@@ -179,7 +179,7 @@ fn again_if(wanted: bool, policy: &Retry, retries: u32) -> Decision {
     }
 }
 
-/// True if one more retry fits the budget: by default a fifth of the running requests, at least 3 at a time.
+/// True if one more retry fits the budget: by default a fifth of the running requests, at least 10 at a time.
 #[must_use]
 pub fn within_budget(policy: &Retry, running_requests: u64, running_retries: u64) -> bool {
     let share = running_requests.saturating_mul(policy.budget_percent.into()) / 100;
@@ -400,7 +400,7 @@ mod tests {
     fn retries_cannot_become_a_storm() {
         let default = Retry::default();
         let within = |requests, retries| within_budget(&default, requests, retries);
-        assert!(within(0, 2) && !within(0, 3) && !within(15, 3) && within(100, 19) && !within(100, 20));
+        assert!(within(0, 9) && !within(0, 10) && !within(50, 10) && within(100, 19) && !within(100, 20));
         let generous = Retry { budget_percent: 50, min_concurrency: 0, ..Retry::default() };
         assert!(!within_budget(&generous, 1, 0) && within_budget(&generous, 100, 49));
         assert!(within_budget(&generous, u64::MAX, 1), "no overflow");

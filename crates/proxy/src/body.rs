@@ -306,14 +306,14 @@ impl ResponseBody {
 
     /// Ends a response that waits for its client, when that has taken nothing for too long.
     pub fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
-        let Self::Pod(body) = self else { return Poll::Pending };
-        match if body.ended { None } else { body.overdue(cx) } {
-            Some(broken) => {
-                body.end(Some(broken));
-                Poll::Ready(broken)
-            }
-            None => Poll::Pending,
+        if let Self::Pod(body) = self
+            && !body.ended
+            && let Some(broken) = body.overdue(cx)
+        {
+            body.end(Some(broken));
+            return Poll::Ready(broken);
         }
+        Poll::Pending
     }
 }
 

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::sync::lock;
-use crate::tasks::{Tasks, ended};
+use crate::tasks::{Tasks, accepted, ended};
 
 /// A pod; dropping it closes its port and its connections.
 #[derive(Debug)]
@@ -141,14 +141,7 @@ impl Http2Pod {
 async fn accept(listener: TcpListener, state: Arc<State>) {
     let mut connections = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(over) = connections.join_next() => {
-                ended(over);
-                continue;
-            }
-        };
-        if let Ok((stream, _)) = accepted {
+        if let Ok((stream, _)) = accepted(&listener, &mut connections).await {
             let _ = stream.set_nodelay(true);
             let state = Arc::clone(&state);
             connections.spawn(async move {

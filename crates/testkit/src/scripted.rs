@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::backend::reset;
 use crate::sync::lock;
-use crate::tasks::{Tasks, ended};
+use crate::tasks::{Tasks, accepted};
 use crate::wire::{Log, Wire};
 
 /// What a connection does.
@@ -174,14 +174,7 @@ async fn accept(listener: TcpListener, scripts: Vec<Script>, received: Arc<Recei
     let mut connections = JoinSet::new();
     let mut scripts = scripts.into_iter().peekable();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(over) = connections.join_next() => {
-                ended(over);
-                continue;
-            }
-        };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, _)) = accepted(&listener, &mut connections).await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };

@@ -1,8 +1,11 @@
 //! Tasks that play a part in a test: a panic in one of them is the test's, and no silence that the test waits for in vain.
 
+use std::io;
+use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::thread::panicking;
 
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 
 /// Tasks that play a part; they end when this is dropped, and who drops it panics if one of them has.
@@ -29,6 +32,19 @@ impl Drop for Tasks {
             && let Some(over) = self.0.try_join_next()
         {
             ended(over);
+        }
+    }
+}
+
+/// The next connection; passes on the panic of one before.
+pub(crate) async fn accepted<T: 'static>(
+    listener: &TcpListener,
+    connections: &mut JoinSet<T>,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => return accepted,
+            Some(over) = connections.join_next() => ended(over),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::sync::lock;
-use crate::tasks::{Tasks, ended};
+use crate::tasks::{Tasks, accepted};
 
 /// An authority of its own.
 pub struct Authority {
@@ -98,14 +98,8 @@ impl TlsFront {
         let seen = Arc::clone(&handshakes);
         let tasks = Tasks::start(async move {
             let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    accepted = listener.accept() => {
-                        let Ok((stream, _)) = accepted else { return };
-                        connections.spawn(serve(stream, backend, acceptor.clone(), Arc::clone(&seen)));
-                    }
-                    Some(over) = connections.join_next() => ended(over),
-                }
+            while let Ok((stream, _)) = accepted(&listener, &mut connections).await {
+                connections.spawn(serve(stream, backend, acceptor.clone(), Arc::clone(&seen)));
             }
         });
         Ok(Self { address, handshakes, _tasks: tasks })

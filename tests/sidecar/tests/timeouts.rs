@@ -83,6 +83,14 @@ async fn an_answer_that_stops_or_takes_too_long_is_broken_off_and_flagged() {
     }
 }
 
+/// Half a second of each kind, and what the line says when it is over.
+fn half_a_second() -> [(Value, &'static str, &'static str); 2] {
+    [
+        (json!({"idle": "500ms"}), "SI", "stream_idle_timeout"),
+        (json!({"request": "500ms"}), "UT", "upstream_response_timeout"),
+    ]
+}
+
 /// A pod that answers on its only connection for as long as somebody takes it; ends when nobody does.
 async fn answer_without_end(listener: &TcpListener) {
     let mut pod = pod_with_request(listener, GET.len()).await;
@@ -93,10 +101,7 @@ async fn answer_without_end(listener: &TcpListener) {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_does_not_hold_a_pod_for_longer_than_configured() {
-    for (limit, flags, details) in [
-        (json!({"idle": "500ms"}), "SI", "stream_idle_timeout"),
-        (json!({"request": "500ms"}), "UT", "upstream_response_timeout"),
-    ] {
+    for (limit, flags, details) in half_a_second() {
         let listener = TcpListener::bind(ANY).await.unwrap();
         let rig = Rig::new(listener.local_addr().unwrap(), json!({"timeouts": limit}));
         let mut client = rig.client().await;
@@ -111,10 +116,7 @@ async fn a_client_that_takes_nothing_does_not_hold_a_pod_for_longer_than_configu
 
 #[tokio::test]
 async fn a_stream_whose_client_takes_nothing_ends_in_time_and_its_connection_goes_on() {
-    for (limit, flags, details) in [
-        (json!({"idle": "500ms"}), "SI", "stream_idle_timeout"),
-        (json!({"request": "500ms"}), "UT", "upstream_response_timeout"),
-    ] {
+    for (limit, flags, details) in half_a_second() {
         let listener = TcpListener::bind(ANY).await.unwrap();
         let settings = json!({"timeouts": limit, "protocol": "http1"});
         let rig = Rig::new(listener.local_addr().unwrap(), settings);

@@ -34,7 +34,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::sync::lock;
-use crate::tasks::{Tasks, ended};
+use crate::tasks::{Tasks, accepted, ended};
 
 pub use routes::byte_at;
 
@@ -169,11 +169,7 @@ async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Rece
     loop {
         let accepted = tokio::select! {
             _ = phase.wait_for(|phase| *phase != Phase::Running) => break,
-            Some(over) = connections.join_next() => {
-                ended(over);
-                continue;
-            }
-            accepted = listener.accept() => accepted,
+            accepted = accepted(&listener, &mut connections) => accepted,
         };
         match accepted {
             Ok((stream, _)) => {

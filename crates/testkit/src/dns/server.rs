@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::answer::{Reply, Transport, reply};
 use super::zone::Zone;
-use crate::tasks::{Tasks, ended};
+use crate::tasks::{Tasks, accepted, ended};
 
 /// A DNS server; it ends when it is dropped.
 #[derive(Debug)]
@@ -99,14 +99,7 @@ async fn serve_udp(socket: UdpSocket, zone: Zone) {
 async fn serve_tcp(listener: TcpListener, zone: Zone) {
     let mut connections = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(over) = connections.join_next() => {
-                ended(over);
-                continue;
-            }
-        };
-        match accepted {
+        match accepted(&listener, &mut connections).await {
             // The end of a connection, good or bad, concerns only that connection.
             Ok((stream, _)) => drop(connections.spawn(serve_connection(stream, zone.clone()))),
             Err(_) => tokio::time::sleep(PAUSE).await,
