@@ -5,8 +5,19 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::json::{escape, unescape};
+use crate::json::{self, escape, unescape};
 use crate::matching;
+
+/// How often a value of a template may be looked at to find the changes that a status notes: a fifth of a second.
+pub(crate) const MOST_WORK: usize = 4_000_000;
+
+/// What it will take to find these changes in this template once they are made.
+pub(crate) fn work(changes: &[Change], template: &Value) -> usize {
+    let made = changes
+        .iter()
+        .map(|(Change::Set { to: made, .. } | Change::Insert { item: made, .. })| json::weight(made));
+    changes.len().saturating_mul(json::weight(template) + made.sum::<usize>())
+}
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,6 +106,12 @@ impl Change {
 }
 
 impl Record {
+    /// Whether it can be followed in this template within [`MOST_WORK`]: anybody may write a record into an object.
+    pub(crate) fn is_affordable(&self, template: &Value) -> bool {
+        let noted = self.changes.len() + self.absent.len() + self.null.len();
+        noted.saturating_mul(json::weight(template)) <= MOST_WORK
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.absent.is_empty() && self.null.is_empty()
     }
@@ -276,20 +293,18 @@ fn undo_one(value: &mut Value, change: &Change, take: Take) -> Option<String> {
             let mut edited = None;
             visit(value, &tokens(list), Order::Backward, &mut |live| {
                 let Some(items) = live.as_array_mut() else { return false };
-                let by_name = items.iter().position(|live| matching::same_item(item, live));
-                let at = items.iter().position(|live| matching::unchanged(item, live));
-                match (at, by_name) {
-                    (Some(at), _) => drop(items.remove(at)),
-                    (None, Some(at)) => {
-                        let name = described(list, &items[at]);
-                        let emptied = matching::drop_hostnames(item, &mut items[at]);
-                        let ours = take == Take::Ours && matching::ours_by_name(item);
-                        if emptied || ours {
-                            items.remove(at);
-                        }
-                        edited = (!emptied && ours == (take == Take::Ours)).then_some(name);
+                if let Some(at) = items.iter().position(|live| matching::unchanged(item, live)) {
+                    items.remove(at);
+                } else if let Some(at) = items.iter().position(|live| matching::same_item(item, live)) {
+                    let name = described(list, &items[at]);
+                    let emptied = matching::drop_hostnames(item, &mut items[at]);
+                    let ours = take == Take::Ours && matching::ours_by_name(item);
+                    if emptied || ours {
+                        items.remove(at);
                     }
-                    (None, None) => return false,
+                    edited = (!emptied && ours == (take == Take::Ours)).then_some(name);
+                } else {
+                    return false;
                 }
                 true
             });

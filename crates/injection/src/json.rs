@@ -28,6 +28,24 @@ pub(crate) fn member<'a>(value: &'a Value, path: &str, key: &str) -> Option<&'a 
     members(value, path)?.get(key)
 }
 
+/// A member by its key. Most objects are small: to compare a few keys costs less than to hash one.
+pub(crate) fn get<'a>(members: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    if members.len() > 8 {
+        return members.get(key);
+    }
+    members.iter().find_map(|(other, value)| (other == key).then_some(value))
+}
+
+/// How much there is to look through: the values, and what is in long texts.
+pub(crate) fn weight(value: &Value) -> usize {
+    1 + match value {
+        Value::String(text) => text.len() / 64,
+        Value::Array(items) => items.iter().map(weight).sum(),
+        Value::Object(members) => members.values().map(weight).sum(),
+        _ => 0,
+    }
+}
+
 /// Whether a boolean is there and true.
 pub(crate) fn is_true(value: &Value, path: &str) -> bool {
     at(value, path).and_then(Value::as_bool).unwrap_or(false)

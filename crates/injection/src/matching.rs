@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::{hash, names, quantity};
+use crate::{hash, json, names, quantity};
 
 /// Texts longer than this are recorded by hash, so that a status doesn't repeat a whole configuration.
 const LONGEST_RECORDED: usize = 128;
@@ -50,9 +50,10 @@ pub(crate) fn serves(written: &Value, live: &Value) -> bool {
 
 /// Whether two items of a list are the same thing, however much of it changed.
 pub(crate) fn same_item(left: &Value, right: &Value) -> bool {
+    let (Some(left), Some(right)) = (left.as_object(), right.as_object()) else { return false };
     ["name", "ip"]
         .iter()
-        .any(|key| left.get(*key).is_some_and(|id| id.is_string() && right.get(*key) == Some(id)))
+        .any(|key| json::get(left, key).is_some_and(|id| id.is_string() && json::get(right, key) == Some(id)))
 }
 
 /// Takes the host names that were written out of an alias that somebody changed: without the sidecar they lead nowhere.
@@ -83,7 +84,7 @@ fn compare(written: &Value, live: &Value, resources: bool) -> bool {
                 && written.iter().zip(live).all(|(written, live)| compare(written, live, resources))
         }
         (Value::Object(written), Value::Object(live)) => written.iter().all(|(key, value)| {
-            live.get(key).is_some_and(|live| compare(value, live, resources || key == "resources"))
+            json::get(live, key).is_some_and(|live| compare(value, live, resources || key == "resources"))
         }),
         _ => written == live,
     }

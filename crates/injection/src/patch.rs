@@ -78,7 +78,7 @@ fn lists(path: &mut PointerBuf, before: &[Value], after: &[Value], operations: &
 }
 
 fn same(left: &Value, right: &Value) -> bool {
-    matching::same_item(left, right) || left == right
+    matching::same_item(left, right) || equal(left, right)
 }
 
 /// As `==`, but looks no key up that stands where it stood: both sides come of the same object.

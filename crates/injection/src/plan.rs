@@ -7,7 +7,7 @@ use whichpod_config::names::variable;
 
 use crate::app_ports::AppPorts;
 use crate::calls::{Destination, Finder, LeftOut};
-use crate::changes::Change;
+use crate::changes::{self, Change};
 use crate::configuration::Configuration;
 use crate::container;
 use crate::discover::Discovery;
@@ -28,9 +28,6 @@ use crate::workload::{LOWEST_PORT, Pod};
 
 /// Linux starts no program with a longer variable (`MAX_ARG_STRLEN`, 128 KiB with its name and what ends it).
 const LONGEST_DOCUMENT: usize = 128 * 1024 - names::CONFIG_VARIABLE.len() - 2;
-
-/// Each is looked for in its list, and noted in the status.
-const MOST_CHANGES: usize = 2000;
 
 /// The changes of a pod, in the order in which they are made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -91,7 +88,9 @@ impl Scene<'_> {
         });
         changes.extend(aliases);
         changes.extend(redirected.environment);
-        if too_long || changes.len() > MOST_CHANGES {
+        // Half of it is left for what the template grows by before the status is read again.
+        let too_much = changes::work(&changes, pod.0) > changes::MOST_WORK / 2;
+        if too_long || too_much {
             warnings.push(Warning::TooLarge);
             return Err(NoPlan::Skip(Reason::TooLarge));
         }

@@ -42,10 +42,11 @@ pub(crate) fn text(template: &Value) -> Option<&Value> {
 }
 
 impl Status {
-    /// The status of a pod or pod template; an error if it has one that nobody can read.
+    /// The status of a pod or pod template; an error if it has one that nobody can read, or follow in time.
     pub(crate) fn read(template: &Value) -> Result<Option<Status>, ()> {
         let Some(text) = text(template) else { return Ok(None) };
-        text.as_str().and_then(|text| serde_json::from_str(text).ok()).map(Some).ok_or(())
+        let status: Option<Status> = text.as_str().and_then(|text| serde_json::from_str(text).ok());
+        status.filter(|status| status.added.is_affordable(template)).map(Some).ok_or(())
     }
 
     /// Whether all that was written is `inject: "false"`.
@@ -137,5 +138,19 @@ mod tests {
             assert_eq!(Status::read(&with(nonsense)), Err(()));
         }
         assert_eq!(Status::read(&json!([])), Ok(None));
+    }
+
+    #[test]
+    fn a_forged_status_does_not_keep_the_webhook_from_others() {
+        let forged = |changes: usize, variables: usize| {
+            let env: Vec<_> = (0..variables).map(|n| json!({"name": n.to_string()})).collect();
+            let change = Change::append("/spec/containers/name=a/env", json!({"name": "none"}));
+            let added = Record { changes: vec![change; changes], ..Record::default() };
+            let status = serde_json::to_string(&Status { added, ..status() }).unwrap();
+            json!({"metadata": {"annotations": {"whichpod.io/status": status}},
+                "spec": {"containers": [{"name": "a", "env": env}]}})
+        };
+        assert!(Status::read(&forged(300, 1000)).unwrap().is_some());
+        assert_eq!(Status::read(&forged(2000, 30_000)), Err(()));
     }
 }

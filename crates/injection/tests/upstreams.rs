@@ -252,6 +252,13 @@ fn what_no_pod_could_start_with_is_not_injected() {
     let (_, outcome) = inject(&pod(&entries, json!({})), &[]);
     assert_eq!(outcome.reason, Reason::MalformedAnnotation);
     warned(&outcome, "accepted: up to 300 upstreams");
+    let entries: String = (0..300).map(|n| format!("s{n}:80,")).collect();
+    let services: Vec<Value> =
+        (0..300).map(|n| service(&format!("s{n}"), json!({"ports": [{"port": 80}]}))).collect();
+    let (stored, outcome) = inject(&pod(&entries, json!({})), &services);
+    assert_eq!(outcome.reason, Reason::Injected);
+    let (again, outcome) = inject(&stored, &services);
+    assert_eq!((outcome.reason, &again), (Reason::Unchanged, &stored));
     // A configuration that is too long for a variable: every port of a Service is served.
     let ports: Vec<Value> = (0..100).map(|n| json!({"port": 8000 + n, "name": format!("p{n}")})).collect();
     let name = |n: usize| format!("{}-{n}", "s".repeat(50));
