@@ -34,7 +34,7 @@ impl Default for Retry {
             non_idempotent: false,
             buffer_bytes: 64 * 1024,
             budget_percent: 20,
-            // A few callers at most, when several pods end at the same moment: linkerd admits as many a second.
+            // Several pods may end at the same moment, and a few callers try again at once; linkerd admits as many a second.
             min_concurrency: 10,
             // Envoy's.
             back_off_base: Duration::from_millis(25),

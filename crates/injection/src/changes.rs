@@ -9,14 +9,15 @@ use crate::json::{self, escape, unescape};
 use crate::matching;
 
 /// How often a value of a template may be looked at to find the changes that a status notes: a fifth of a second.
-pub(crate) const MOST_WORK: usize = 4_000_000;
+const MOST_WORK: usize = 4_000_000;
 
-/// What it will take to find these changes in this template once they are made.
-pub(crate) fn work(changes: &[Change], template: &Value) -> usize {
+/// Whether these changes of a template will be found again with half of [`MOST_WORK`]: the rest is for what the template
+/// grows by before its status is read.
+pub(crate) fn are_affordable(changes: &[Change], template: &Value) -> bool {
     let made = changes
         .iter()
         .map(|(Change::Set { to: made, .. } | Change::Insert { item: made, .. })| json::weight(made));
-    changes.len().saturating_mul(json::weight(template) + made.sum::<usize>())
+    changes.len().saturating_mul(json::weight(template) + made.sum::<usize>()) <= MOST_WORK / 2
 }
 
 /// One change.

@@ -6,13 +6,16 @@ use smallvec::SmallVec;
 
 use crate::quantity::Quantity;
 
+/// What hashing begins with: FNV's offset basis.
+const START: u64 = 0xcbf2_9ce4_8422_2325;
+
 /// 64-bit FNV-1a (draft-eastlake-fnv).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fnv(u64);
 
 impl Fnv {
     pub(crate) fn new() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
+        Fnv(START)
     }
 
     /// Takes in bytes and a mark after them, so that `ab`,`c` and `a`,`bc` differ.
@@ -40,7 +43,7 @@ struct Words(u64);
 
 impl Words {
     fn new() -> Words {
-        Words(0xcbf2_9ce4_8422_2325)
+        Words(START)
     }
 
     /// Takes in bytes and a mark after them that no text has, so that `ab`,`c` and `a`,`bc` differ.

@@ -88,9 +88,7 @@ impl Scene<'_> {
         });
         changes.extend(aliases);
         changes.extend(redirected.environment);
-        // Half of it is left for what the template grows by before the status is read again.
-        let too_much = changes::work(&changes, pod.0) > changes::MOST_WORK / 2;
-        if too_long || too_much {
+        if too_long || !changes::are_affordable(&changes, pod.0) {
             warnings.push(Warning::TooLarge);
             return Err(NoPlan::Skip(Reason::TooLarge));
         }
