@@ -13,4 +13,5 @@ pub mod grpc;
 pub mod proxy_protocol;
 
 pub mod error;
+pub mod kept_head;
 pub mod retry;

@@ -53,6 +53,11 @@ pub struct Tried {
 }
 
 impl Tried {
+    /// None was met yet.
+    fn is_empty(&self) -> bool {
+        self.refused.is_empty() && self.failed.is_empty()
+    }
+
     /// The pod took the request and failed.
     pub fn failed(&mut self, endpoint: EndpointId) {
         self.failed.push(endpoint);
@@ -77,24 +82,49 @@ pub async fn acquire(
     max_idle: Duration,
     version: Version,
 ) -> Result<Link, Failure> {
+    // Most requests find a pod and a connection at once: what the others need is in boxes of its own.
+    let choice = match tried.is_empty().then(|| exchange.site.upstream.choose_at_once(&[], exchange.hash)) {
+        Some(Some(choice)) => choice.map_err(without_endpoint)?,
+        _ => Box::pin(choose(exchange, tried, [])).await?,
+    };
+    exchange.chosen(&choice);
     if version == Version::HTTP_2 {
-        acquire_stream(exchange, tried).await.map(Link::Http2)
-    } else {
-        acquire_connection(exchange, tried, max_idle).await.map(Link::Http1)
+        let slot = match take_stream(exchange, &choice) {
+            Some(slot) => slot,
+            None => Box::pin(open_stream(exchange, tried, choice)).await?,
+        };
+        return Ok(Link::Http2(slot));
     }
+    let connection = match take_connection(exchange, &choice, max_idle, choice.at) {
+        Some(connection) => connection,
+        None => Box::pin(open_connection(exchange, tried, choice, max_idle)).await?,
+    };
+    Ok(Link::Http1(connection))
+}
+
+fn take_stream(exchange: &Exchange, choice: &Choice) -> Option<http2::Slot> {
+    exchange.worker.http2.borrow_mut().take((choice.endpoint.id(), exchange.owner()))
+}
+
+fn take_connection(
+    exchange: &Exchange,
+    choice: &Choice,
+    max_idle: Duration,
+    now: Instant,
+) -> Option<Box<UpstreamConnection>> {
+    exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), exchange.owner(), max_idle, now)
 }
 
 /// A place on an HTTP/2 connection. There is one to each pod, and another at the pod's limit; while one request opens it,
 /// the others wait.
-async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<http2::Slot, Failure> {
-    let take = |exchange: &Exchange, choice: &Choice| {
-        exchange.worker.http2.borrow_mut().take((choice.endpoint.id(), exchange.owner()))
-    };
-    let started = Instant::now();
-    let mut choice = choose(exchange, tried, []).await?;
-    exchange.chosen(&choice);
+async fn open_stream(
+    exchange: &mut Exchange,
+    tried: &mut Tried,
+    mut choice: Choice,
+) -> Result<http2::Slot, Failure> {
+    let started = choice.at;
     loop {
-        if let Some(slot) = take(exchange, &choice) {
+        if let Some(slot) = take_stream(exchange, &choice) {
             return Ok(slot);
         }
         let key = (choice.endpoint.id(), exchange.owner());
@@ -115,7 +145,7 @@ async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<ht
                 Err(Full) => return Err(Failure::Overflow),
             };
             let opening = http2::Opening::begin(&exchange.worker.http2, key);
-            let opened = match connect(exchange, tried, choice, permit, take).await? {
+            let opened = match connect(exchange, tried, choice, permit, take_stream).await? {
                 Found::Idle(slot) => return Ok(slot),
                 Found::New(opened) => opened,
             };
@@ -134,20 +164,14 @@ async fn acquire_stream(exchange: &mut Exchange, tried: &mut Tried) -> Result<ht
     }
 }
 
-async fn acquire_connection(
+async fn open_connection(
     exchange: &mut Exchange,
     tried: &mut Tried,
+    choice: Choice,
     max_idle: Duration,
 ) -> Result<Box<UpstreamConnection>, Failure> {
-    let choice = choose(exchange, tried, []).await?;
-    exchange.chosen(&choice);
-    let take = |exchange: &Exchange, choice: &Choice, now| {
-        exchange.worker.pool.borrow_mut().take(choice.endpoint.id(), exchange.owner(), max_idle, now)
-    };
-    if let Some(connection) = take(exchange, &choice, choice.at) {
-        return Ok(connection);
-    }
-    let idle = |exchange: &Exchange, choice: &Choice| take(exchange, choice, Instant::now());
+    let idle =
+        |exchange: &Exchange, choice: &Choice| take_connection(exchange, choice, max_idle, Instant::now());
     match room(exchange, &choice, idle).await? {
         Room::Idle(connection) => Ok(connection),
         Room::New(permit) => match connect(exchange, tried, choice, permit, idle).await? {
@@ -194,11 +218,15 @@ async fn choose(
         Err(NoEndpoint::AllTried) => upstream.choose_for(&avoid[..must_avoid], exchange.hash).await,
         other => other,
     };
-    result.map_err(|none| match none {
+    result.map_err(without_endpoint)
+}
+
+fn without_endpoint(none: NoEndpoint) -> Failure {
+    match none {
         NoEndpoint::Empty => Failure::NoEndpoint,
         NoEndpoint::DnsFailed => Failure::DnsFailed,
         NoEndpoint::AllTried => Failure::Connect(ConnectFailure::Other),
-    })
+    }
 }
 
 /// What came first: a connection that had become idle meanwhile, or a new one.

@@ -12,13 +12,28 @@ pub struct DriverWaker {
     waker: Waker,
 }
 
+/// What its waker rings.
 #[derive(Default)]
-struct Bell {
+pub struct Bell {
     task: AtomicWaker,
     /// The task itself does something to the connection, and drives it next.
     muted: AtomicBool,
     /// It rang since the connection was driven last.
     rang: AtomicBool,
+    /// It will ring when there is something to read.
+    awaited: AtomicBool,
+}
+
+impl Bell {
+    /// There is nothing to read, and the socket rings when there is.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Relaxed)
+    }
+
+    /// A read has found nothing.
+    pub fn wait(&self) {
+        self.awaited.store(true, Relaxed);
+    }
 }
 
 impl Wake for Bell {
@@ -29,6 +44,7 @@ impl Wake for Bell {
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.muted.load(Relaxed) {
             self.rang.store(true, Relaxed);
+            self.awaited.store(false, Relaxed);
             self.task.wake();
         }
     }
@@ -42,6 +58,12 @@ impl DriverWaker {
         // It counts as woken until it is driven.
         bell.rang.store(true, Relaxed);
         Self { waker: Waker::from(Arc::clone(&bell)), bell }
+    }
+
+    /// For the connection's socket, which is always read with this waker: whether to ask it again.
+    #[must_use]
+    pub fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.bell)
     }
 
     /// What to drive the connection with, for the task of `cx`.
@@ -94,10 +116,12 @@ mod tests {
         assert!(driver.rang(), "nobody has looked yet");
         let socket = driver.driven_by(&Context::from_waker(&waker)).waker().clone();
         assert!(!driver.rang());
+        driver.bell().wait();
         driver.muted(|| socket.wake_by_ref());
-        assert_eq!((runs(), driver.rang()), (0, false));
+        assert_eq!((runs(), driver.rang(), driver.bell().is_awaited()), (0, false, true));
         socket.wake_by_ref();
         assert_eq!((runs(), driver.rang()), (1, true));
+        assert!(!driver.bell().is_awaited(), "a read may find something");
         socket.wake_by_ref();
         assert_eq!(runs(), 1, "it is woken once, until it drives the connection again");
         driver.driven_by(&Context::from_waker(&waker));

@@ -11,12 +11,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 use whichpod_access_log::{Attempt, Flags, Needs, Record};
 use whichpod_protocols::error::{Broken, Ended, Failure, Verdict, broken};
 use whichpod_protocols::grpc;
+use whichpod_protocols::kept_head::KeptHead;
 use whichpod_protocols::proxy_protocol;
 use whichpod_protocols::retry;
 use whichpod_protocols::upgrade::{self, Switch};
@@ -53,6 +54,10 @@ pub struct Exchange {
     pub worker: Rc<Worker>,
     /// The client's connection.
     pub downstream: Rc<Downstream>,
+    /// What is to be sent next, or why there is nothing to be sent.
+    pub request: Result<Request<RequestBody>, Failure>,
+    /// What was sent, where it can be sent again.
+    kept: Option<KeptHead>,
     kind: Kind,
     started: Instant,
     attempt_started: Instant,
@@ -116,6 +121,8 @@ impl Exchange {
             site,
             worker,
             downstream,
+            request: Err(Failure::Closed),
+            kept: None,
             kind,
             started,
             attempt_started: started,
@@ -181,10 +188,24 @@ impl Exchange {
         self.grpc
     }
 
-    /// The request's body once more, from its beginning; `None` if it cannot be sent again.
-    #[must_use]
-    pub fn body_again(&self) -> Option<RequestBody> {
-        self.body.as_ref().map_or(Some(RequestBody::empty()), RequestBody::again)
+    /// The request, to be sent now; `again`: it may have to be sent once more.
+    ///
+    /// # Errors
+    /// Why there is nothing to be sent.
+    pub fn take_request(&mut self, again: bool) -> Result<Request<RequestBody>, Failure> {
+        let request = std::mem::replace(&mut self.request, Err(Failure::Closed))?;
+        if again && self.kept.is_none() {
+            self.kept = Some(KeptHead::of(&request));
+        }
+        Ok(request)
+    }
+
+    /// Makes ready what was sent to be sent again, body and all; false if that is gone.
+    pub fn renew_request(&mut self) -> bool {
+        let body = self.body.as_ref().map_or(Some(RequestBody::empty()), RequestBody::again);
+        let (Some(kept), Some(body)) = (&self.kept, body) else { return false };
+        self.request = Ok(kept.request(body));
+        true
     }
 
     /// True if the request, with its body, can be sent again.

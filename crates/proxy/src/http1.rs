@@ -40,8 +40,8 @@ pub async fn serve(
         let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
         service_fn(move |request: Request<hyper::body::Incoming>| {
             let (worker, site, downstream) = (Rc::clone(&worker), Arc::clone(&site), Rc::clone(&downstream));
-            let request = request.map(Incoming::Http1);
-            async { Ok::<_, Infallible>(proxy::handle(worker, site, downstream, request).await) }
+            let exchange = proxy::begin(worker, site, downstream, request.map(Incoming::Http1));
+            async { Ok::<_, Infallible>(proxy::answer(exchange).await) }
         })
     };
     let limits = site.config.limits;

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -19,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::body::LINGER;
 use crate::downstream::{Downstream, Phase};
+use crate::driver_waker::Bell;
 use crate::http2::Frames;
 use crate::memory::{LARGE, Pause, Pressure};
 use crate::site::Site;
@@ -248,13 +248,20 @@ pub struct UpstreamIo {
     traffic: Rc<Traffic>,
     worker: Rc<Worker>,
     pause: Pause,
+    bell: Option<Arc<Bell>>,
 }
 
 impl UpstreamIo {
-    /// Counts what goes over `stream` in `traffic`.
+    /// Counts what goes over `stream` in `traffic`. Whoever reads it with a [`Bell`]'s waker only says so with `bell`, and
+    /// does not ask the socket before that has rung.
     #[must_use]
-    pub fn new(stream: Transport, traffic: Rc<Traffic>, worker: Rc<Worker>) -> Self {
-        Self { stream, traffic, worker, pause: Pause::default() }
+    pub fn new(stream: Transport, traffic: Rc<Traffic>, worker: Rc<Worker>, bell: Option<Arc<Bell>>) -> Self {
+        Self { stream, traffic, worker, pause: Pause::default(), bell }
+    }
+
+    /// From now on it is read with any waker.
+    pub fn forget_bell(&mut self) {
+        self.bell = None;
     }
 
     /// So much is in a buffer here: whoever is small does not count.
@@ -283,8 +290,15 @@ impl AsyncRead for UpstreamIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = &mut *self;
+        if me.bell.as_ref().is_some_and(|bell| bell.is_awaited()) {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        let result = ready!(me.pause.poll_read(cx, &me.worker, &mut me.stream, buf, false));
+        let polled = me.pause.poll_read(cx, &me.worker, &mut me.stream, buf, false);
+        if let (Poll::Pending, Some(bell)) = (&polled, &me.bell) {
+            bell.wait();
+        }
+        let result = ready!(polled);
         let count = buf.filled().len() - before;
         me.pause.after(count >= LARGE);
         me.hold(count);
@@ -296,16 +310,15 @@ impl AsyncRead for UpstreamIo {
 /// Up to this many bytes are copied together: one `send` costs less than one `writev`.
 const SMALL: usize = 2048;
 
-/// Small writes as one; `None` if they are not small.
-fn join(bufs: &[io::IoSlice<'_>]) -> Option<SmallVec<[u8; SMALL]>> {
-    let mut joined = SmallVec::new();
+/// Small writes as one, put into `joined`; `None` if they do not fit.
+fn join<'a>(bufs: &[io::IoSlice<'_>], joined: &'a mut ReadBuf<'_>) -> Option<&'a [u8]> {
     for buf in bufs {
-        if buf.len() > SMALL - joined.len() {
+        if buf.len() > joined.remaining() {
             return None;
         }
-        joined.extend_from_slice(buf);
+        joined.put_slice(buf);
     }
-    Some(joined)
+    Some(joined.filled())
 }
 
 /// Writes go to the socket unchanged; `$after` makes of each its result, and hears how many bytes were offered.
@@ -326,8 +339,9 @@ macro_rules! pass_writes_on {
                 cx: &mut Context<'_>,
                 bufs: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                let polled = match join(bufs) {
-                    Some(joined) => Pin::new(&mut self.stream).poll_write(cx, &joined),
+                let mut joined = [MaybeUninit::uninit(); SMALL];
+                let polled = match join(bufs, &mut ReadBuf::uninit(&mut joined)) {
+                    Some(joined) => Pin::new(&mut self.stream).poll_write(cx, joined),
                     None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
                 };
                 $after(&mut *self, cx, polled, bufs.iter().map(|buf| buf.len()).sum())

@@ -2,10 +2,9 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use whichpod_protocols::error::{Failure, body, verdict};
 use whichpod_protocols::grpc;
@@ -31,20 +30,27 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Messages that were handed back unsent are sent again without being counted, but not for ever.
 const MOST_SENDS: u32 = 16;
 
-/// Answers one request.
-pub async fn handle(
+/// Begins one request, which [`answer`] answers. The request stays where it is put here until it is sent: it is large, and to
+/// move it costs.
+pub fn begin(
     worker: Rc<Worker>,
     site: Arc<Site>,
     downstream: Rc<Downstream>,
     request: Request<Incoming>,
-) -> Response<ResponseBody> {
+) -> Box<Exchange> {
     let mut exchange = Exchange::begin(worker, site, downstream);
+    exchange.request = prepare(&mut exchange, request);
+    exchange
+}
+
+/// Answers one request.
+pub async fn answer(mut exchange: Box<Exchange>) -> Response<ResponseBody> {
     let draining = exchange.worker.shared.is_draining();
-    let over_http2 = request.version() == Version::HTTP_2;
+    let over_http2 = exchange.record.protocol == Some(Version::HTTP_2);
     if draining && over_http2 {
         exchange.downstream.leave();
     }
-    let mut response = match forward(&mut exchange, request).await {
+    let mut response = match forward(&mut exchange).await {
         Ok((head, Link::Http1(connection))) if exchange.is_switched() => {
             return switch(exchange, head, connection).await;
         }
@@ -81,11 +87,8 @@ async fn switch(
 }
 
 /// Sends the request to one pod after another until one answers or the rules say stop.
-async fn forward(
-    exchange: &mut Exchange,
-    request: Request<Incoming>,
-) -> Result<(Response<Incoming>, Link), Failure> {
-    let mut request = prepare(exchange, request)?;
+async fn forward(exchange: &mut Exchange) -> Result<(Response<Incoming>, Link), Failure> {
+    let request = exchange.request.as_ref().map_err(|failure| *failure)?;
     if exchange.worker.shared.memory.is_short() {
         return Err(Failure::Overloaded);
     }
@@ -96,10 +99,10 @@ async fn forward(
     let keeps_body = version == Version::HTTP_2
         || replay == Replay::BodyConsumed
         || replay == Replay::Unsafe && exchange.site.config.retry.non_idempotent;
+    let fits = keeps_body && exchange.fits_buffer(request.body());
     if keeps_body {
         exchange.keep_body();
     }
-    let fits = keeps_body && exchange.fits_buffer(request.body());
     let mut max_idle = match replay {
         Replay::Safe => exchange.site.config.timeouts.upstream_idle,
         Replay::BodyConsumed if fits => exchange.site.config.timeouts.upstream_idle,
@@ -115,8 +118,7 @@ async fn forward(
         }
         let reused = link.reused();
         exchange.attempt(link.peer(), reused);
-        let copy = (replay == Replay::Safe || keeps_body).then(|| copy_head(&request));
-        let sent = send(exchange, &mut link, request).await;
+        let sent = send(exchange, &mut link, replay == Replay::Safe || keeps_body).await;
         let (decision, failure, again, discarded) = match sent {
             Ok(mut response) => {
                 let status = response.status();
@@ -127,8 +129,7 @@ async fn forward(
                 }
                 let replay = with_body(exchange, replay);
                 let decision = after_response(exchange, &response, replay, retries);
-                let copy = if allows(exchange, decision) { copy } else { None };
-                let Some(again) = copy.and_then(|copy| refill(exchange, copy)) else {
+                if !(allows(exchange, decision) && exchange.renew_request()) {
                     note_limit(exchange, decision);
                     exchange.forget_body();
                     if let Err(failure) = finish_head(exchange, &mut link, &mut response) {
@@ -136,9 +137,9 @@ async fn forward(
                         return Err(failure);
                     }
                     return Ok((response, link));
-                };
+                }
                 exchange.attempt_discarded();
-                (decision, Failure::Closed, Some(again), true)
+                (decision, Failure::Closed, true, true)
             }
             Err(SendError { failure, reason, progress, request }) => {
                 if retry::blames_the_pod(failure, progress, reused) {
@@ -152,14 +153,16 @@ async fn forward(
                     exchange.site.upstream.doubt();
                 }
                 let decision = retry::after_failure(policy, replay, progress, failure, reused, retries);
-                let again = request.or_else(|| refill(exchange, copy?));
-                (decision, failure, again, false)
+                if let Some(request) = request {
+                    exchange.request = Ok(request);
+                }
+                (decision, failure, exchange.request.is_ok() || exchange.renew_request(), false)
             }
         };
-        let Some(again) = again.filter(|_| discarded || allows(exchange, decision)) else {
+        if !(again && (discarded || allows(exchange, decision))) {
             note_limit(exchange, decision);
             return Err(failure);
-        };
+        }
         tried.failed(link.peer().endpoint.id());
         drop(link);
         if let Decision::Again { counted: true } = decision {
@@ -169,7 +172,6 @@ async fn forward(
         }
         // What failed on one idle connection may fail on the next: take a new one.
         max_idle = Duration::ZERO;
-        request = again;
     }
     Err(Failure::Closed)
 }
@@ -244,16 +246,23 @@ fn prepare(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Reques
     Ok(Request::from_parts(head, body))
 }
 
-/// Sends it once; a broken body of the client's wins over what it did to the pod's connection.
+/// Sends it once; a broken body of the client's wins over what it did to the pod's connection. `again`: it may have to be sent
+/// once more.
 async fn send(
     exchange: &mut Exchange,
     link: &mut Link,
-    request: Request<RequestBody>,
+    again: bool,
 ) -> Result<Response<Incoming>, SendError> {
-    let interrupted = |cx: &mut Context<'_>| exchange.interrupted(cx);
     let sent = match link {
-        Link::Http1(connection) => connection.send(request, interrupted).await,
-        Link::Http2(slot) => slot.send(request, interrupted).await,
+        Link::Http1(connection) => {
+            let ready = connection.wake().await?;
+            let request = exchange.take_request(again).map_err(SendError::nothing_sent)?;
+            ready.send(request, |cx| exchange.interrupted(cx)).await
+        }
+        Link::Http2(slot) => {
+            let request = exchange.take_request(again).map_err(SendError::nothing_sent)?;
+            slot.send(request, |cx| exchange.interrupted(cx)).await
+        }
     };
     sent.map_err(|mut error| {
         if let Some(failure) = exchange.body_failure() {
@@ -271,22 +280,6 @@ fn with_body(exchange: &Exchange, replay: Replay) -> Replay {
         (Replay::Unsafe, false) if exchange.site.config.retry.non_idempotent => Replay::BodyConsumed,
         _ => replay,
     }
-}
-
-/// A copy of a request without its body, to be sent again.
-fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = Uri::clone(request.uri());
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = HeaderMap::clone(request.headers());
-    copy
-}
-
-/// Gives the copy the body of the request; `None` if that is gone.
-fn refill(exchange: &Exchange, copy: Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let body = exchange.body_again()?;
-    Some(copy.map(|_| body))
 }
 
 /// True if the decision is to go on, and the upstream's retry budget agrees: the retry counts from now on.

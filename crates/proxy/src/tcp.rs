@@ -50,7 +50,7 @@ pub async fn serve(begun: Begun, client: DownstreamIo) {
         Ok(Opened { stream, peer }) => {
             exchange.attempt(&peer, false);
             exchange.attempt_connected();
-            let pod = UpstreamIo::new(stream, Rc::default(), Rc::clone(&exchange.worker));
+            let pod = UpstreamIo::new(stream, Rc::default(), Rc::clone(&exchange.worker), None);
             tunnel::run(
                 exchange,
                 Ends { client, pod, peer, from_client: Bytes::new(), from_pod: greeting.into() },

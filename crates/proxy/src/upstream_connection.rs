@@ -90,6 +90,14 @@ pub struct SendError {
     pub request: Option<Request<RequestBody>>,
 }
 
+impl SendError {
+    /// The pod has seen nothing of the request, which is where it was.
+    #[must_use]
+    pub fn nothing_sent(failure: Failure) -> Self {
+        Self { failure, reason: failure.reason(), progress: Progress::NothingSent, request: None }
+    }
+}
+
 impl UpstreamConnection {
     /// Speaks HTTP/1.1 on a connected socket.
     ///
@@ -102,11 +110,11 @@ impl UpstreamConnection {
         idle_limit: Duration,
         worker: Rc<Worker>,
     ) -> hyper::Result<Self> {
-        let traffic = Rc::new(Traffic::default());
-        let io = UpstreamIo::new(stream, Rc::clone(&traffic), worker);
+        let (traffic, waker) = (Rc::new(Traffic::default()), DriverWaker::new());
+        let io = UpstreamIo::new(stream, Rc::clone(&traffic), worker, Some(waker.bell()));
         Ok(Self {
             state: State::Awake(Box::new(Awake::new(io, limits).await?)),
-            waker: DriverWaker::new(),
+            waker,
             traffic,
             limits,
             peer,
@@ -164,12 +172,20 @@ impl UpstreamConnection {
         false
     }
 
-    async fn wake(&mut self) {
+    /// Makes it ready for a request.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub async fn wake(&mut self) -> Result<Ready<'_>, SendError> {
         if let State::Resting(_) = self.state
             && let State::Resting(io) = std::mem::replace(&mut self.state, State::Ended)
             && let Ok(awake) = Awake::new(io, self.limits).await
         {
             self.state = State::Awake(Box::new(awake));
+        }
+        match &mut self.state {
+            State::Awake(awake) => Ok(Ready { awake, waker: &self.waker, traffic: &self.traffic }),
+            State::Resting(_) | State::Ended => Err(SendError::nothing_sent(Failure::Closed)),
         }
     }
 
@@ -181,54 +197,65 @@ impl UpstreamConnection {
         poll_fn(|cx| if awake.drive(&mut waker.driven_by(cx)) { Poll::Ready(()) } else { Poll::Pending })
             .await;
         let parts = awake.driver.into_parts();
-        Some((parts.io.into_inner(), parts.read_buf, peer))
+        let mut io = parts.io.into_inner();
+        io.forget_bell();
+        Some((io, parts.read_buf, peer))
     }
+}
 
-    /// Sends one request and waits for the response's head.
+/// A connection that takes a request now.
+pub struct Ready<'a> {
+    awake: &'a mut Awake,
+    waker: &'a DriverWaker,
+    traffic: &'a Traffic,
+}
+
+impl<'a> Ready<'a> {
+    /// Sends one request, and waits for the response's head.
     ///
     /// `interrupted` is asked at every turn and ends the wait with its failure.
-    pub async fn send(
-        &mut self,
+    pub fn send(
+        self,
         request: Request<RequestBody>,
-        mut interrupted: impl FnMut(&mut Context<'_>) -> Option<Failure>,
-    ) -> Result<Response<Incoming>, SendError> {
-        let traffic = Rc::clone(&self.traffic);
+        mut interrupted: impl FnMut(&mut Context<'_>) -> Option<Failure> + 'a,
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> + 'a {
+        let Self { awake, waker, traffic } = self;
         let (read, written) = (traffic.read(), traffic.written());
-        self.wake().await;
-        let (State::Awake(awake), waker) = (&mut self.state, &self.waker) else {
-            let (failure, progress) = (Failure::Closed, Progress::NothingSent);
-            return Err(SendError { failure, reason: failure.reason(), progress, request: Some(request) });
-        };
-        let mut response = pin!(waker.muted(|| awake.sender.try_send_request(request)));
-        let result = poll_fn(|cx| {
-            let ended = awake.drive(&mut waker.driven_by(cx));
-            // Only the driver completes it, and that is woken by `cx`: another waker would have this task run twice.
-            if let Poll::Ready(result) = response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                return Poll::Ready(Ok(result));
+        // At once: a request that waited in here would be moved once more.
+        let response = waker.muted(|| awake.sender.try_send_request(request));
+        async move {
+            let mut response = pin!(response);
+            let result = poll_fn(|cx| {
+                let ended = awake.drive(&mut waker.driven_by(cx));
+                // Only the driver completes it, and that is woken by `cx`: another waker would have this task run twice.
+                if let Poll::Ready(result) = response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    return Poll::Ready(Ok(result));
+                }
+                if ended {
+                    return Poll::Ready(Err(Failure::Closed));
+                }
+                match interrupted(cx) {
+                    Some(failure) => Poll::Ready(Err(failure)),
+                    None => Poll::Pending,
+                }
+            })
+            .await;
+            let progress =
+                if traffic.read() != read { Progress::SomeResponse } else { Progress::NoResponseByte };
+            match result {
+                Ok(Ok(response)) => Ok(response.map(Incoming::Http1)),
+                Ok(Err(mut error)) => {
+                    let request = error.take_message();
+                    let nothing_sent = request.is_some() && traffic.written() == written;
+                    let (failure, reason) = match classify(&error.into_error()) {
+                        (Failure::Closed, _) if traffic.refused() => (Failure::Reset, "reset"),
+                        other => other,
+                    };
+                    let progress = if nothing_sent { Progress::NothingSent } else { progress };
+                    Err(SendError { failure, reason, progress, request })
+                }
+                Err(failure) => Err(SendError { failure, reason: failure.reason(), progress, request: None }),
             }
-            if ended {
-                return Poll::Ready(Err(Failure::Closed));
-            }
-            match interrupted(cx) {
-                Some(failure) => Poll::Ready(Err(failure)),
-                None => Poll::Pending,
-            }
-        })
-        .await;
-        let progress = if traffic.read() != read { Progress::SomeResponse } else { Progress::NoResponseByte };
-        match result {
-            Ok(Ok(response)) => Ok(response.map(Incoming::Http1)),
-            Ok(Err(mut error)) => {
-                let request = error.take_message();
-                let nothing_sent = request.is_some() && traffic.written() == written;
-                let (failure, reason) = match classify(&error.into_error()) {
-                    (Failure::Closed, _) if traffic.refused() => (Failure::Reset, "reset"),
-                    other => other,
-                };
-                let progress = if nothing_sent { Progress::NothingSent } else { progress };
-                Err(SendError { failure, reason, progress, request })
-            }
-            Err(failure) => Err(SendError { failure, reason: failure.reason(), progress, request: None }),
         }
     }
 }

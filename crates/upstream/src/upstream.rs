@@ -356,17 +356,28 @@ impl Upstream {
     /// # Errors
     /// When there is no pod to choose.
     pub async fn choose_for(&self, tried: &[EndpointId], hash: Option<u64>) -> Result<Choice, NoEndpoint> {
+        if let Some(choice) = self.choose_at_once(tried, hash) {
+            return choice;
+        }
+        self.wait(Instant::now()).await;
+        self.pick(tried, hash, Instant::now())
+    }
+
+    /// Like [`Self::choose_for`]; `None` where that would wait.
+    #[must_use]
+    pub fn choose_at_once(
+        &self,
+        tried: &[EndpointId],
+        hash: Option<u64>,
+    ) -> Option<Result<Choice, NoEndpoint>> {
         let now = Instant::now();
         self.shared.touch(self.shared.millis(now));
-        if !self.shared.dormant.load(Ordering::Relaxed) {
-            let choice = self.pick(tried, hash, now);
-            if !matches!(choice, Err(NoEndpoint::Empty | NoEndpoint::DnsFailed)) || !self.waits_for_first(now)
-            {
-                return choice;
-            }
+        if self.shared.dormant.load(Ordering::Relaxed) {
+            return None;
         }
-        self.wait(now).await;
-        self.pick(tried, hash, Instant::now())
+        let choice = self.pick(tried, hash, now);
+        let none = matches!(choice, Err(NoEndpoint::Empty | NoEndpoint::DnsFailed));
+        (!none || !self.waits_for_first(now)).then_some(choice)
     }
 
     /// Chooses from the set as it is. Allocates nothing and takes no lock.

@@ -96,7 +96,8 @@ async fn answer(
         let _ = respond.send_informational(go_on);
     }
     let response = {
-        let mut answering = pin!(proxy::handle(worker, site, downstream, Request::from_parts(head, body)));
+        let exchange = proxy::begin(worker, site, downstream, Request::from_parts(head, body));
+        let mut answering = pin!(proxy::answer(exchange));
         poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             // The client does not want it any more: what runs is dropped, and says so in its line.
