@@ -42,23 +42,24 @@ impl Client {
         let of_ours = path.with_file_name(NAMESPACE_FILE).exists();
         match programs::in_path("kubectl").filter(|_| !of_ours) {
             // Somebody's own cluster comes with somebody's own kubectl.
-            Some(kubectl) => Self::with_kubectl(path, vec![kubectl]).map(Some),
+            Some(kubectl) => Self::with_kubectl(path, || Ok(vec![kubectl])).map(Some),
             None => Self::new(path).map(Some),
         }
     }
 
     /// For the cluster that this kubeconfig names.
     pub fn new(kubeconfig: PathBuf) -> Result<Self> {
-        Self::with_kubectl(kubeconfig, vec![programs::kubenode()?, "kubectl".into()])
+        Self::with_kubectl(kubeconfig, || Ok(vec![programs::kubenode()?, "kubectl".into()]))
     }
 
-    fn with_kubectl(kubeconfig: PathBuf, kubectl: Vec<PathBuf>) -> Result<Self> {
+    /// `kubectl` may have to be built, which nobody should wait for in vain.
+    fn with_kubectl(kubeconfig: PathBuf, kubectl: impl FnOnce() -> Result<Vec<PathBuf>>) -> Result<Self> {
         ensure!(kubeconfig.is_file(), "there is no kubeconfig {}", kubeconfig.display());
         let namespaces_of = match std::fs::read_to_string(kubeconfig.with_file_name(NAMESPACE_FILE)) {
             Ok(process) => Some(process.trim().parse().context("not a process id")?),
             Err(_) => None,
         };
-        Ok(Self { kubectl, kubeconfig, namespaces_of })
+        Ok(Self { kubectl: kubectl()?, kubeconfig, namespaces_of })
     }
 
     /// Makes every client of the kubeconfig in `folder` enter the namespaces of this process.
