@@ -38,12 +38,21 @@ async fn main() -> anyhow::Result<()> {
     let injected = admitted(&router, &annotated).await?;
     let mut changed = injected.clone();
     changed["spec"]["template"]["spec"]["containers"][0]["image"] = json!("app:2");
+    let managed = with_managed_fields(admitted(&router, &deployment(&asking, many())).await?);
+    let mut updated = managed.clone();
+    updated["spec"]["template"]["spec"]["containers"][0]["image"] = json!("app:2");
     let cases = [
         ("a Deployment that does not ask", review("CREATE", &plain, None), false),
         ("a Deployment that asks", review("CREATE", &annotated, None), true),
         ("it is scaled", review("UPDATE", &injected, Some(&injected)), false),
         ("it gets another image", review("UPDATE", &changed, Some(&injected)), true),
         ("a pod of a labelled namespace, with 50 Services", review("CREATE", &pod(), None), true),
+        ("100 KB, half of it managed fields, scaled", review("UPDATE", &managed, Some(&managed)), false),
+        (
+            "100 KB, half of it managed fields, another image",
+            review("UPDATE", &updated, Some(&managed)),
+            true,
+        ),
         ("100 KB in long texts", review("CREATE", &deployment(&asking, long_texts()), None), true),
         ("100 KB in small members", review("CREATE", &deployment(&asking, small_members()), None), true),
     ];
@@ -131,6 +140,35 @@ fn namespaces() -> Vec<Value> {
 /// About as much as a chart writes.
 fn small() -> Value {
     (0..10).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value-{n}") })).collect()
+}
+
+fn many() -> Value {
+    (0..400).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value-{n}") })).collect()
+}
+
+/// As the API server keeps them for `kubectl apply --server-side`: of every field that somebody has set.
+fn with_managed_fields(mut object: Value) -> Value {
+    fn fields(value: &Value) -> Value {
+        match value {
+            Value::Object(members) => {
+                members.iter().map(|(name, value)| (format!("f:{name}"), fields(value))).collect()
+            }
+            Value::Array(elements) if elements.iter().all(|element| element["name"].is_string()) => {
+                let of = |element: &Value| {
+                    let mut all = fields(element);
+                    all["."] = json!({});
+                    (format!("k:{{\"name\":{}}}", element["name"]), all)
+                };
+                elements.iter().map(of).collect()
+            }
+            _ => json!({}),
+        }
+    }
+    object["metadata"]["managedFields"] = json!([{
+        "manager": "kubectl", "operation": "Apply", "apiVersion": "apps/v1", "time": "2026-01-01T00:00:00Z",
+        "fieldsType": "FieldsV1", "fieldsV1": { "f:spec": fields(&object["spec"]) },
+    }]);
+    object
 }
 
 /// As generators that embed files make them.

@@ -1,5 +1,6 @@
 //! Admission: from the bytes of a request to those of an answer.
 
+mod body;
 mod handler;
 mod record;
 mod review;

@@ -13,6 +13,8 @@ use serde_json::Value;
 use whichpod_injection::names::annotation;
 use whichpod_injection::{Facts, Kind, Options, Outcome, Reason, Request, admit};
 
+use super::body;
+
 /// A request of the API server. Its objects are kept as they came: types would drop what they don't know.
 #[derive(Debug)]
 pub(super) struct Review {
@@ -32,7 +34,7 @@ impl Review {
         let malformed = |reason: &dyn ToString| Malformed(reason.to_string());
         // Checked as a whole rather than string by string.
         let body = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
-        let mut review: Value = serde_json::from_str(body).map_err(|error| malformed(&error))?;
+        let mut review = body::parse(body).map_err(|error| malformed(&error))?;
         let mut take =
             |pointer: &str| review.pointer_mut(pointer).map(Value::take).filter(|value| !value.is_null());
         let (object, old_object) = (take("/request/object"), take("/request/oldObject"));
