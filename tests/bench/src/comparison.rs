@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use whichpod_testkit::backend::free_port;
 
 use crate::backends::{Backends, NAME, addresses};
@@ -94,6 +95,7 @@ struct Running {
     _process: Process,
     family: Family,
     client: Client,
+    folder: PathBuf,
     metrics: BTreeMap<Metric, Vec<f64>>,
 }
 
@@ -201,7 +203,7 @@ impl Bench<'_> {
         });
         ready.with_context(|| reason.unwrap_or_default())?;
         let client = client(row, self.programs, listen, folder)?;
-        Ok(Running { _process: process, family, client, metrics })
+        Ok(Running { _process: process, family, client, folder: folder.to_owned(), metrics })
     }
 
     fn rounds(&self, row: &Row, entered: &mut [Result<Running, Entry>], folder: &Path) -> Result<()> {
@@ -237,8 +239,40 @@ impl Bench<'_> {
                     entered[index] = Err(Entry::Failed(format!("round {}: {error:#}", round + 1)));
                 }
             }
+            self.together(entered, capacity, round);
         }
         Ok(())
+    }
+
+    /// All at the same time on the same core: what drifts hits all alike, and nobody has the caches for itself, as a sidecar
+    /// beside its app has not.
+    fn together(&self, entered: &mut [Result<Running, Entry>], capacity: f64, round: usize) {
+        let running = entered.iter().filter(|one| one.is_ok()).count();
+        let pace = Pace::Open(capacity * BUSY / running as f64);
+        let measure = |Running { family, client, folder, .. }: &Running| {
+            let before = family.cpu()?;
+            let outcome = good(client.run(pace, self.length(), folder, || Ok(()))?)?;
+            Ok::<_, anyhow::Error>((family.cpu()? - before).total / outcome.ok as f64)
+        };
+        let measured: Vec<_> = std::thread::scope(|scope| {
+            let started: Vec<_> =
+                entered.iter().map(|one| one.as_ref().ok().map(|one| scope.spawn(|| measure(one)))).collect();
+            let ended = |thread: ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|_| Err(anyhow!("the load panicked")))
+            };
+            started.into_iter().map(|thread| thread.map(ended)).collect()
+        });
+        for (one, measured) in std::iter::zip(entered, measured) {
+            match (&mut *one, measured) {
+                (Ok(Running { metrics, .. }), Some(Ok(spent))) => {
+                    metrics.entry(Metric::CpuTogether).or_default().push(spent);
+                }
+                (_, Some(Err(error))) => {
+                    *one = Err(Entry::Failed(format!("round {}, together: {error:#}", round + 1)));
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The three measurements of one contestant.

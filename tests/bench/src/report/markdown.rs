@@ -16,9 +16,10 @@ const fn column(title: &'static str, metric: Metric, scale: f64, digits: usize, 
     Column { title, metric, scale, digits, ratio }
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     column("CPU µs", Metric::Cpu, 1.0, 1, true),
     column("of it user µs", Metric::CpuUser, 1.0, 1, true),
+    column("CPU µs beside the others", Metric::CpuTogether, 1.0, 1, true),
     column("a second", Metric::Rate, 1.0, 0, true),
     column("CPU µs at full load", Metric::CpuSaturated, 1.0, 1, true),
     column("added p50 µs", Metric::P50, 1.0, 0, true),
@@ -38,8 +39,9 @@ pub(super) fn table(run: &Run) -> String {
     }
     text.push_str(
         "\nMedian (lower to upper quartile). × is whichpod's value by this one's, the median over rounds: below 1.00 \
-         whichpod takes less. CPU is at the same offered load for all of a row, 70 % of what the slowest can do; added \
-         latency at 30 % of it, against the same requests without a proxy.\n",
+         whichpod takes less. CPU is at the same offered load for all of a row, 70 % of what the slowest can do, one \
+         after another; beside the others: all at the same time on the same core, with their part of that load each; \
+         added latency at 30 % of it, against the same requests without a proxy.\n",
     );
     for measured in &run.rows {
         text.push_str(&row(measured));

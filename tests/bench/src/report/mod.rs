@@ -25,6 +25,8 @@ pub enum Metric {
     Cpu,
     /// Of these, outside of the kernel.
     CpuUser,
+    /// Microseconds on a core for each request, while all contestants serve at the same time on the same core.
+    CpuTogether,
     /// Requests a second, as many as go.
     Rate,
     /// Microseconds on a core for each request then.
