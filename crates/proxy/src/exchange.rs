@@ -1,5 +1,6 @@
 //! One request (or TCP connection) from its beginning to its line in the access log.
 
+mod request;
 mod timers;
 mod tunnel;
 
@@ -177,54 +178,10 @@ impl Exchange {
         Needs::capture(&needs.request_headers, &head.headers, &mut self.record.request_headers);
     }
 
-    /// The request has a body; returns what it will tell about itself.
-    pub fn request_body(&mut self) -> Rc<BodyProgress> {
-        Rc::clone(self.body.get_or_insert_default())
-    }
-
     /// True for a gRPC call: its errors are gRPC's.
     #[must_use]
     pub fn is_grpc(&self) -> bool {
         self.grpc
-    }
-
-    /// The request, to be sent now; `again`: it may have to be sent once more.
-    ///
-    /// # Errors
-    /// Why there is nothing to be sent.
-    pub fn take_request(&mut self, again: bool) -> Result<Request<RequestBody>, Failure> {
-        let request = std::mem::replace(&mut self.request, Err(Failure::Closed))?;
-        if again && self.kept.is_none() {
-            self.kept = Some(KeptHead::of(&request));
-        }
-        Ok(request)
-    }
-
-    /// Makes ready what was sent to be sent again, body and all; false if that is gone.
-    pub fn renew_request(&mut self) -> bool {
-        let body = self.body.as_ref().map_or(Some(RequestBody::empty()), RequestBody::again);
-        let (Some(kept), Some(body)) = (&self.kept, body) else { return false };
-        self.request = Ok(kept.request(body));
-        true
-    }
-
-    /// True if the request, with its body, can be sent again.
-    #[must_use]
-    pub fn body_is_replayable(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| body.is_kept())
-    }
-
-    /// The request will not be sent again.
-    pub fn forget_body(&self) {
-        if let Some(body) = &self.body {
-            body.forget();
-        }
-    }
-
-    /// True once the client has sent everything.
-    #[must_use]
-    pub fn request_is_complete(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| body.ended.get().is_some())
     }
 
     /// The client's address.
@@ -237,12 +194,6 @@ impl Exchange {
     #[must_use]
     pub fn ends_with_connection(&self, response: &impl Body) -> bool {
         self.record.protocol == Some(http::Version::HTTP_10) && response.size_hint().exact().is_none()
-    }
-
-    /// Why the request's body ended badly, if it did.
-    #[must_use]
-    pub fn body_failure(&self) -> Option<Failure> {
-        self.body.as_ref()?.failure.get()
     }
 
     /// A pod was chosen: the time of the attempt starts.
@@ -367,20 +318,6 @@ impl Exchange {
         }
         self.site.stats.retries_total.fetch_add(1, Relaxed);
         true
-    }
-
-    /// What is read of the request's body is kept to be sent again, as far as it goes.
-    pub fn keep_body(&self) {
-        if let Some(body) = &self.body {
-            body.keep(self.site.config.retry.buffer_bytes);
-        }
-    }
-
-    /// True if the whole body is known to fit into what is kept.
-    #[must_use]
-    pub fn fits_buffer(&self, body: &RequestBody) -> bool {
-        let most = self.site.config.retry.buffer_bytes as u64;
-        body.size_hint().upper().is_some_and(|bytes| bytes <= most)
     }
 
     /// Takes what the log needs from the response's head, as it is sent on.
