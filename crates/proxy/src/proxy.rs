@@ -154,7 +154,7 @@ async fn forward(exchange: &mut Exchange) -> Result<(Response<Incoming>, Link), 
                 }
                 let decision = retry::after_failure(policy, replay, progress, failure, reused, retries);
                 if let Some(request) = request {
-                    exchange.request = Ok(request);
+                    exchange.request = Ok(*request);
                 }
                 (decision, failure, exchange.request.is_ok() || exchange.renew_request(), false)
             }

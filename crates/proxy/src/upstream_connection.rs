@@ -86,8 +86,8 @@ pub struct SendError {
     pub reason: &'static str,
     /// How much may have reached the pod.
     pub progress: Progress,
-    /// The request, where nothing of it was sent.
-    pub request: Option<Request<RequestBody>>,
+    /// The request, where nothing of it was sent; in a box, because most requests are sent.
+    pub request: Option<Box<Request<RequestBody>>>,
 }
 
 impl SendError {
@@ -245,7 +245,7 @@ impl<'a> Ready<'a> {
             match result {
                 Ok(Ok(response)) => Ok(response.map(Incoming::Http1)),
                 Ok(Err(mut error)) => {
-                    let request = error.take_message();
+                    let request = error.take_message().map(Box::new);
                     let nothing_sent = request.is_some() && traffic.written() == written;
                     let (failure, reason) = match classify(&error.into_error()) {
                         (Failure::Closed, _) if traffic.refused() => (Failure::Reset, "reset"),
