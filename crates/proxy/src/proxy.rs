@@ -131,7 +131,7 @@ async fn forward(exchange: &mut Exchange) -> Result<(Response<Incoming>, Link), 
                 let decision = after_response(exchange, &response, replay, retries);
                 if !(allows(exchange, decision) && exchange.renew_request()) {
                     note_limit(exchange, decision);
-                    exchange.forget_body();
+                    exchange.forget_request();
                     if let Err(failure) = finish_head(exchange, &mut link, &mut response) {
                         exchange.attempt_failed("protocol_error", false);
                         return Err(failure);
@@ -333,6 +333,8 @@ fn expose(peer: &Peer, headers: &mut HeaderMap) {
 
 /// The response to a request that no pod answered.
 fn local_answer(mut exchange: Box<Exchange>, failure: Failure) -> Response<ResponseBody> {
+    // What was not sent is not wanted any more: its body is thrown away from now on.
+    exchange.request = Err(failure);
     let mut verdict = verdict(failure);
     let over_http2 = exchange.record.protocol == Some(Version::HTTP_2);
     if over_http2 && matches!(failure, Failure::BadRequest(_) | Failure::BadRequestBody) {

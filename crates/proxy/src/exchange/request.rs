@@ -43,7 +43,8 @@ impl Exchange {
     }
 
     /// The request will not be sent again.
-    pub fn forget_body(&self) {
+    pub fn forget_request(&mut self) {
+        self.kept = None;
         if let Some(body) = &self.body {
             body.forget();
         }
