@@ -36,25 +36,21 @@ async fn main() -> anyhow::Result<()> {
     let asking = json!({ "whichpod.io/upstreams": "service-0:80, service-100:80" });
     let (plain, annotated) = (deployment(&json!({}), small()), deployment(&asking, small()));
     let injected = admitted(&router, &annotated).await?;
-    let mut changed = injected.clone();
-    changed["spec"]["template"]["spec"]["containers"][0]["image"] = json!("app:2");
-    let managed = with_managed_fields(admitted(&router, &deployment(&asking, many())).await?);
-    let mut updated = managed.clone();
-    updated["spec"]["template"]["spec"]["containers"][0]["image"] = json!("app:2");
+    let managed = with_managed_fields(admitted(&router, &deployment(&asking, settings(400))).await?);
     let cases = [
         ("a Deployment that does not ask", review("CREATE", &plain, None), false),
         ("a Deployment that asks", review("CREATE", &annotated, None), true),
         ("it is scaled", review("UPDATE", &injected, Some(&injected)), false),
-        ("it gets another image", review("UPDATE", &changed, Some(&injected)), true),
+        ("it gets another image", review("UPDATE", &with_another_image(&injected), Some(&injected)), true),
         ("a pod of a labelled namespace, with 50 Services", review("CREATE", &pod(), None), true),
         ("100 KB, half of it managed fields, scaled", review("UPDATE", &managed, Some(&managed)), false),
         (
             "100 KB, half of it managed fields, another image",
-            review("UPDATE", &updated, Some(&managed)),
+            review("UPDATE", &with_another_image(&managed), Some(&managed)),
             true,
         ),
         ("100 KB in long texts", review("CREATE", &deployment(&asking, long_texts()), None), true),
-        ("100 KB in small members", review("CREATE", &deployment(&asking, small_members()), None), true),
+        ("100 KB in small members", review("CREATE", &deployment(&asking, settings(2000)), None), true),
     ];
     println!("{:<50} {:>8} {:>11} {:>10} {:>10} {:>10}", "", "bytes", "reviews/s", "p50", "p99", "max");
     let mut slow = Vec::new();
@@ -139,11 +135,17 @@ fn namespaces() -> Vec<Value> {
 
 /// About as much as a chart writes.
 fn small() -> Value {
-    (0..10).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value-{n}") })).collect()
+    settings(10)
 }
 
-fn many() -> Value {
-    (0..400).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value-{n}") })).collect()
+fn settings(count: usize) -> Value {
+    (0..count).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value-{n}") })).collect()
+}
+
+fn with_another_image(object: &Value) -> Value {
+    let mut changed = object.clone();
+    changed["spec"]["template"]["spec"]["containers"][0]["image"] = json!("app:2");
+    changed
 }
 
 /// As the API server keeps them for `kubectl apply --server-side`: of every field that somebody has set.
@@ -175,10 +177,6 @@ fn with_managed_fields(mut object: Value) -> Value {
 fn long_texts() -> Value {
     let text = "x".repeat(1000);
     (0..97).map(|n| json!({ "name": format!("VALUE_{n}"), "value": text })).collect()
-}
-
-fn small_members() -> Value {
-    (0..2000).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value-{n}") })).collect()
 }
 
 fn pod_spec(env: &Value) -> Value {
