@@ -15,7 +15,7 @@ use crate::backends::{Backends, NAME, addresses};
 use crate::cores::{self, Cores};
 use crate::load::answer::Expected;
 use crate::load::{Outcome, Pace, Until, driver, h2load};
-use crate::meter::Family;
+use crate::meter::{Cpu, Family};
 use crate::options::Compare;
 use crate::peer::{Peer, Protocol, Setup};
 use crate::process::{Process, last_lines, pause};
@@ -235,7 +235,7 @@ impl Bench<'_> {
             }
             for index in order {
                 let Ok(running) = &mut entered[index] else { continue };
-                if let Err(error) = self.round(running, capacity, &calm, folder) {
+                if let Err(error) = self.round(running, capacity, &calm) {
                     entered[index] = Err(Entry::Failed(format!("round {}: {error:#}", round + 1)));
                 }
             }
@@ -249,10 +249,9 @@ impl Bench<'_> {
     fn together(&self, entered: &mut [Result<Running, Entry>], capacity: f64, round: usize) {
         let running = entered.iter().filter(|one| one.is_ok()).count();
         let pace = Pace::Open(capacity * BUSY / running as f64);
-        let measure = |Running { family, client, folder, .. }: &Running| {
-            let before = family.cpu()?;
-            let outcome = good(client.run(pace, self.length(), folder, || Ok(()))?)?;
-            Ok::<_, anyhow::Error>((family.cpu()? - before).total / outcome.ok as f64)
+        let measure = |running: &Running| {
+            let (outcome, spent) = running.serve(pace, self.length(), || Ok(()))?;
+            Ok(spent.total / outcome.ok as f64)
         };
         let measured: Vec<_> = std::thread::scope(|scope| {
             let started: Vec<_> =
@@ -276,29 +275,21 @@ impl Bench<'_> {
     }
 
     /// The three measurements of one contestant.
-    fn round(&self, running: &mut Running, capacity: f64, direct: &Outcome, folder: &Path) -> Result<()> {
-        let Running { family, client, metrics, .. } = running;
-        let mut note = |metric, value| metrics.entry(metric).or_default().push(value);
-
-        let before = family.cpu()?;
-        let busy = good(client.run(Pace::Open(capacity * BUSY), self.length(), folder, || Ok(()))?)?;
-        let spent = family.cpu()? - before;
-        note(Metric::Cpu, spent.total / busy.ok as f64);
-        note(Metric::CpuUser, spent.user() / busy.ok as f64);
-
-        let before = family.cpu()?;
+    fn round(&self, running: &mut Running, capacity: f64, direct: &Outcome) -> Result<()> {
+        let (busy, spent_busy) = running.serve(Pace::Open(capacity * BUSY), self.length(), || Ok(()))?;
         let mut pss = Ok(f64::NAN);
-        let full = client.run(Pace::Closed, self.length(), folder, || {
-            pss = family.pss();
+        let (full, spent_full) = running.serve(Pace::Closed, self.length(), || {
+            pss = running.family.pss();
             Ok(())
-        });
-        let full = good(full?)?;
-        let spent = family.cpu()? - before;
-        note(Metric::Rate, full.rate());
-        note(Metric::CpuSaturated, spent.total / full.ok as f64);
-        note(Metric::PssLoaded, pss?);
+        })?;
+        let (calm, _) = running.serve(Pace::Open(capacity * CALM), self.length(), || Ok(()))?;
 
-        let calm = good(client.run(Pace::Open(capacity * CALM), self.length(), folder, || Ok(()))?)?;
+        let mut note = |metric, value| running.metrics.entry(metric).or_default().push(value);
+        note(Metric::Cpu, spent_busy.total / busy.ok as f64);
+        note(Metric::CpuUser, spent_busy.user() / busy.ok as f64);
+        note(Metric::Rate, full.rate());
+        note(Metric::CpuSaturated, spent_full.total / full.ok as f64);
+        note(Metric::PssLoaded, pss?);
         let added =
             std::iter::zip(calm.percentiles(), direct.percentiles()).map(|(all, direct)| all - direct);
         for (metric, added) in std::iter::zip([Metric::P50, Metric::P99, Metric::P999], added) {
@@ -332,6 +323,20 @@ impl Bench<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Running {
+    /// Serves a load of which no request may fail; what came of it, and the time that took.
+    fn serve(
+        &self,
+        pace: Pace,
+        length: Duration,
+        at_end: impl FnOnce() -> Result<()>,
+    ) -> Result<(Outcome, Cpu)> {
+        let before = self.family.cpu()?;
+        let outcome = good(self.client.run(pace, length, &self.folder, at_end)?)?;
+        Ok((outcome, self.family.cpu()? - before))
     }
 }
 
